@@ -1,0 +1,2 @@
+//! The `tilework` command.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Where bytes go.
+#![forbid(unsafe_code)]

@@ -1,0 +1,52 @@
+//! What can go wrong in a manager.
+
+use crate::device::DeviceError;
+use crate::manager::BlockId;
+
+/// The result of a manager's operation.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What a manager answers when it cannot do what was asked. The manager stays usable after each.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A request of no bytes.
+    #[error("a request of zero bytes: ask for at least one byte, or make no request")]
+    ZeroSize,
+    /// A request beyond what the device could ever address.
+    #[error("a request of {bytes} bytes exceeds the {max} bytes this device can address at once")]
+    TooLarge {
+        /// Bytes asked for.
+        bytes: u64,
+        /// The largest request that could be served.
+        max: u64,
+    },
+    /// Physical memory ran out, after everything unused had been given back.
+    #[error(
+        "out of memory: {request} bytes requested with {live} bytes live and {held} bytes held{}; \
+         raise the limit or free something first",
+        limit.map(|l| format!(", limit {l} bytes")).unwrap_or_default()
+    )]
+    OutOfMemory {
+        /// Bytes asked for.
+        request: u64,
+        /// Bytes live when it was asked.
+        live: u64,
+        /// Bytes of physical memory held when it was asked.
+        held: u64,
+        /// The limit on held bytes, where one is set or the device has one.
+        limit: Option<u64>,
+    },
+    /// A block this manager never handed out.
+    #[error("{0} was never handed out by this manager")]
+    UnknownBlock(BlockId),
+    /// A block that has been freed before.
+    #[error("{0} has been freed already")]
+    DoubleFree(BlockId),
+    /// A trace could not be written while recording.
+    #[error("recording failed: {0}")]
+    Recording(String),
+    /// The device failed; what had been done of the operation was undone.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}

@@ -1,0 +1,29 @@
+//! Tilework keeps the memory a runtime holds close to the memory its model has live.
+//!
+//! Physical memory is one list of *heaps* cut into *tiles*; tiles are mapped to whatever request
+//! needs them, and mappings are kept and found again. The layers, top to bottom:
+//!
+//! ```text
+//!   runtime (ONNX Runtime, replay, your engine)
+//!      │ alloc / free / end_of_execution / trim
+//!   manager::Manager      tiled · placed · bucketized · committed
+//!      │ placement: tilework-policy, pure integers
+//!      │ reserve / create / map / set_access / unmap / release
+//!   device::Device        host · sim-h200 · sim-d3d12 · null   (+ fault, limit around any of them)
+//! ```
+//!
+//! # Glossary
+//!
+//! * *reserve* address space, *create* physical memory, *map* one to the other, *unmap*, *release*.
+//! * *tile*: the smallest piece of physical memory a device can map. *heap*: physical memory made by
+//!   one create call. *extent*: a run of bytes at 512-byte grain. *range*: reserved address space.
+//!   *mapping*: a range together with the pieces of heaps that back it.
+//! * *live*: bytes requested and not yet freed. *mapped*: bytes of address space backed by memory.
+//!   *held*: bytes of physical memory created and not released. *reserved*: bytes of address space.
+#![deny(unsafe_code)]
+
+pub mod device;
+mod error;
+pub mod manager;
+
+pub use error::{Error, Result};
