@@ -1,4 +1,15 @@
 //! Memory managers: one interface, four ways to serve it, chosen at run time by name.
+//!
+//! [`build`] makes one. The parts that every manager stands on are open to managers of other crates:
+//! [`blocks`] names what is lent, [`memory`] takes from the device and gives back, [`account`] counts.
+
+pub mod account;
+pub mod blocks;
+mod bucketized;
+mod build;
+mod committed;
+pub mod memory;
+mod options;
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,6 +18,11 @@ use serde::Serialize;
 
 use crate::device::{Device, RangeId};
 use crate::error::Result;
+
+pub use self::bucketized::Bucketized;
+pub use self::build::{Built, build};
+pub use self::committed::Committed;
+pub use self::options::{Options, Rounding};
 
 /// A block as its owner knows it. Ids are never reused for another block while the manager lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
