@@ -1,0 +1,163 @@
+//! Free runs by length: the smallest that fits.
+
+use std::collections::BTreeSet;
+
+use crate::extents::{Extent, NIL};
+use crate::lowest::Lowest;
+
+/// Runs of at least this length, grains (1 MiB), are *long*.
+pub(crate) const LONG_RUN: u32 = 2048;
+
+const WORDS: usize = LONG_RUN as usize / 64;
+
+/// Free runs, found by length.
+///
+/// A short run hangs in the list of its exact length: bit `len` of `filled` is set iff `lists[len]` is
+/// not empty, and bit `w` of `summary` iff word `w` of `filled` is not zero, so the smallest fit is two
+/// bit scans away. A long run stands in `long`, ordered by length and then by position, and in `lowest`,
+/// ordered by position. Long runs are few: there is at most one to a mebibyte of free memory.
+#[derive(Debug, Clone)]
+pub(crate) struct Runs {
+    lists: Vec<u32>,
+    filled: [u64; WORDS],
+    summary: u32,
+    long: BTreeSet<(u32, u32, u32)>,
+    lowest: Lowest,
+    /// The extent whose long run starts in a granule of [`LONG_RUN`] grains.
+    starts: Vec<u32>,
+}
+
+impl Runs {
+    pub(crate) fn new() -> Runs {
+        Runs {
+            lists: vec![NIL; LONG_RUN as usize],
+            filled: [0; WORDS],
+            summary: 0,
+            long: BTreeSet::new(),
+            lowest: Lowest::default(),
+            starts: Vec::new(),
+        }
+    }
+
+    /// The smallest short run of at least `len`. LIFO among equals.
+    #[inline]
+    pub(crate) fn smallest_short(&self, len: u32) -> Option<u32> {
+        if len >= LONG_RUN {
+            return None;
+        }
+        let (word, bit) = (len as usize / 64, len % 64);
+        let here = self.filled[word] & (!0 << bit);
+        if here != 0 {
+            return Some(self.lists[word * 64 + here.trailing_zeros() as usize]);
+        }
+        let above = self.summary & (!0u32).checked_shl(word as u32 + 1).unwrap_or(0);
+        if above == 0 {
+            return None;
+        }
+        let word = above.trailing_zeros() as usize;
+        Some(self.lists[word * 64 + self.filled[word].trailing_zeros() as usize])
+    }
+
+    /// The smallest long run of at least `len`. The lowest among equals.
+    #[inline]
+    pub(crate) fn smallest_long(&self, len: u32) -> Option<u32> {
+        self.long.range((len, 0, 0)..).next().map(|&(_, _, extent)| extent)
+    }
+
+    /// The lowest long run of at least `len`.
+    #[inline]
+    pub(crate) fn lowest_long(&self, len: u32) -> Option<u32> {
+        self.lowest.find(len).map(|granule| self.starts[granule])
+    }
+
+    /// Every long run as (length, position), the longest first.
+    pub(crate) fn longest_first(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.long.iter().rev().map(|&(len, start, _)| (len, start))
+    }
+
+    /// The long run that starts at `start`.
+    pub(crate) fn long_at(&self, start: u32) -> u32 {
+        self.starts[(start / LONG_RUN) as usize]
+    }
+
+    /// Every run of at least `len`.
+    pub(crate) fn at_least<'a>(&'a self, extents: &'a [Extent], len: u32) -> impl Iterator<Item = u32> + 'a {
+        let lists = self.lists.get(len as usize..).unwrap_or_default();
+        let short = lists.iter().filter(|&&head| head != NIL).flat_map(|&head| {
+            std::iter::successors(Some(head), |&at| Some(extents[at as usize].b).filter(|&next| next != NIL))
+        });
+        short.chain(self.long.range((len, 0, 0)..).map(|&(_, _, extent)| extent))
+    }
+
+    /// The length of the longest run.
+    pub(crate) fn longest(&self) -> u32 {
+        if let Some(&(len, ..)) = self.long.last() {
+            return len;
+        }
+        let word = self.filled.iter().rposition(|&w| w != 0);
+        word.map_or(0, |w| w as u32 * 64 + 63 - self.filled[w].leading_zeros())
+    }
+
+    #[inline]
+    pub(crate) fn insert(&mut self, extents: &mut [Extent], at: u32) {
+        let Extent { start, len, .. } = extents[at as usize];
+        if len >= LONG_RUN {
+            self.long.insert((len, start, at));
+            let granule = (start / LONG_RUN) as usize;
+            if granule >= self.starts.len() {
+                self.starts.resize((granule + 1).next_power_of_two(), NIL);
+            }
+            self.starts[granule] = at;
+            self.lowest.set(granule, len);
+            return;
+        }
+        let list = &mut self.lists[len as usize];
+        let head = *list;
+        *list = at;
+        if head != NIL {
+            extents[head as usize].a = at;
+        }
+        extents[at as usize].a = NIL;
+        extents[at as usize].b = head;
+        self.filled[len as usize / 64] |= 1 << (len % 64);
+        self.summary |= 1 << (len / 64);
+    }
+
+    #[inline]
+    pub(crate) fn remove(&mut self, extents: &mut [Extent], at: u32) {
+        let Extent { start, len, a: before, b: after, .. } = extents[at as usize];
+        if len >= LONG_RUN {
+            self.long.remove(&(len, start, at));
+            self.lowest.set((start / LONG_RUN) as usize, 0);
+            return;
+        }
+        if after != NIL {
+            extents[after as usize].a = before;
+        }
+        if before != NIL {
+            extents[before as usize].b = after;
+            return;
+        }
+        self.lists[len as usize] = after;
+        if after == NIL {
+            let word = &mut self.filled[len as usize / 64];
+            *word &= !(1 << (len % 64));
+            if *word == 0 {
+                self.summary &= !(1 << (len / 64));
+            }
+        }
+    }
+
+    /// Whether the run at `at` can be found here. For tests.
+    pub(crate) fn contains(&self, extents: &[Extent], at: u32) -> bool {
+        let Extent { start, len, .. } = extents[at as usize];
+        if len >= LONG_RUN {
+            return self.long.contains(&(len, start, at)) && self.starts[(start / LONG_RUN) as usize] == at;
+        }
+        let mut next = self.lists[len as usize];
+        while next != NIL && next != at {
+            next = extents[next as usize].b;
+        }
+        next == at
+    }
+}
