@@ -25,5 +25,6 @@
 pub mod device;
 mod error;
 pub mod manager;
+pub mod trace;
 
 pub use error::{Error, Result};
