@@ -25,5 +25,12 @@
 pub mod device;
 mod error;
 pub mod manager;
+pub mod record;
+pub mod replay;
+pub mod timeline;
+pub mod trace;
+
+#[cfg(test)]
+mod toy;
 
 pub use error::{Error, Result};
