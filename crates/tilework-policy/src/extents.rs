@@ -184,6 +184,11 @@ impl Extents {
         self.positions.insert(start, len.next_multiple_of(STAMP));
     }
 
+    /// Whether nothing backs the region at `start` of `len` grains.
+    pub fn is_void(&self, start: u32, len: u32) -> bool {
+        self.voids.range((len, start, 0)..).next().is_some_and(|v| (v.0, v.1) == (len, start))
+    }
+
     /// Where `len` grains could be backed by new heaps: the smallest void that fits.
     pub fn find_void(&self, len: u32) -> Option<Void> {
         self.voids.range((len, 0, 0)..).next().map(|&(len, start, node)| Void { start, len, node })

@@ -10,6 +10,7 @@ mod build;
 mod committed;
 pub mod memory;
 mod options;
+mod pool;
 
 use std::fmt;
 use std::str::FromStr;
@@ -23,6 +24,7 @@ pub use self::bucketized::Bucketized;
 pub use self::build::{Built, build};
 pub use self::committed::Committed;
 pub use self::options::{Options, Rounding};
+pub use self::pool::Pool;
 
 /// A block as its owner knows it. Ids are never reused for another block while the manager lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
