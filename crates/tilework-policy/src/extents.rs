@@ -1,7 +1,8 @@
 //! The runs of home space, in address order.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use crate::heaps::Heap;
 use crate::intervals::Intervals;
 use crate::lifetimes::Lifetimes;
 use crate::runs::Runs;
@@ -13,8 +14,8 @@ pub(crate) const NIL: u32 = u32::MAX;
 /// A node of this generation is never the head of a block again.
 const RETIRED: u32 = u32::MAX;
 
-/// Regions start at multiples of this, grains (2 MiB), and it is the resolution at which use is noted.
-const STAMP: u32 = 4096;
+/// Regions start at multiples of this, grains (2 MiB).
+const ALIGN: u32 = 4096;
 
 /// What a run is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +30,8 @@ enum Kind {
     Void,
     /// Home space that the device would not let go.
     Lost,
+    /// A heap that is free from end to end and not to be placed in.
+    Closed,
     /// Not a run: a node to be used again.
     Spare,
 }
@@ -99,6 +102,15 @@ pub struct Void {
     node: u32,
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Closed {
+    node: u32,
+    start: u32,
+    len: u32,
+    /// The execution that follows its closing.
+    since: u32,
+}
+
 #[derive(Debug, Clone)]
 struct Parts {
     rest: Vec<u32>,
@@ -132,13 +144,17 @@ pub struct Extents {
     spare: u32,
     runs: Runs,
     voids: BTreeSet<(u32, u32, u32)>,
+    /// Positions that no region takes.
     positions: Intervals,
+    /// Where regions start.
+    regions: BTreeSet<u32>,
     parts: Vec<Parts>,
     spare_parts: Vec<u32>,
     lifetimes: Lifetimes,
     operations: u32,
-    /// By [`STAMP`] of home space: the execution in which something was last placed there.
-    stamps: Vec<u32>,
+    /// Closed heaps by serial number.
+    closed: BTreeMap<u64, Closed>,
+    closed_by_len: BTreeSet<(u32, u64)>,
     execution: u32,
     free: u64,
     blocks: u64,
@@ -148,18 +164,20 @@ impl Extents {
     /// Empty home space. `large`: see [`Lifetimes::new`].
     pub fn new(large: u32) -> Extents {
         let mut positions = Intervals::default();
-        positions.insert(0, MAX_GRAINS as u32 / STAMP * STAMP);
+        positions.insert(0, MAX_GRAINS as u32 / ALIGN * ALIGN);
         Extents {
             nodes: Vec::new(),
             spare: NIL,
             runs: Runs::new(),
             voids: BTreeSet::new(),
             positions,
+            regions: BTreeSet::new(),
             parts: Vec::new(),
             spare_parts: Vec::new(),
             lifetimes: Lifetimes::new(large),
             operations: 0,
-            stamps: Vec::new(),
+            closed: BTreeMap::new(),
+            closed_by_len: BTreeSet::new(),
             execution: 1,
             free: 0,
             blocks: 0,
@@ -168,11 +186,12 @@ impl Extents {
 
     /// Adds a region of `len` grains, all void. Returns its position, or none when home space is full.
     pub fn add_region(&mut self, len: u32) -> Option<u32> {
-        let padded = len.checked_next_multiple_of(STAMP)?;
+        let padded = len.checked_next_multiple_of(ALIGN)?;
         let (start, _) = self.positions.smallest(padded)?;
         self.positions.carve(start, padded);
         let node = self.node(start, len, Kind::Void);
         self.voids.insert((len, start, node));
+        self.regions.insert(start);
         Some(start)
     }
 
@@ -181,7 +200,8 @@ impl Extents {
         let &(.., node) = self.voids.range((len, start, 0)..).next().expect("a void region");
         assert!(self.voids.remove(&(len, start, node)), "region {start}+{len} is not void");
         self.discard(node);
-        self.positions.insert(start, len.next_multiple_of(STAMP));
+        self.regions.remove(&start);
+        self.positions.insert(start, len.next_multiple_of(ALIGN));
     }
 
     /// Whether nothing backs the region at `start` of `len` grains.
@@ -206,18 +226,67 @@ impl Extents {
         self.release(free);
     }
 
-    /// Takes `len` grains at `start` of a free run out of use: nothing backs them any more. Returns what
-    /// is left of the run before them. With `lost`, the device still has something there and the grains
-    /// are not used again.
-    pub fn unback(&mut self, run: FreeRun, start: u32, len: u32, lost: bool) -> Option<FreeRun> {
-        let node = self.cut_out(run.node, start, len);
-        let before = (start > run.start).then(|| {
+    /// Closes a heap that lies in the free run `run`: nothing is placed in it until it is opened again.
+    /// Returns what is left of the run before it.
+    ///
+    /// Heaps that are free from end to end are closed between executions and opened, in the order in which
+    /// they were created, only when what is open does not suffice. So every execution packs its blocks as
+    /// tightly as the first one did, which had to create what it opened, and the same execution finds the
+    /// same places again. A heap that stays closed is one that is not needed.
+    pub fn close(&mut self, run: FreeRun, heap: &Heap) -> Option<FreeRun> {
+        let node = self.cut_out(run.node, heap.start, heap.len);
+        self.nodes[node as usize].kind = Kind::Closed;
+        self.closed
+            .insert(heap.serial, Closed { node, start: heap.start, len: heap.len, since: self.execution });
+        self.closed_by_len.insert((heap.len, heap.serial));
+        (heap.start > run.start).then(|| {
             let node = self.nodes[node as usize].prev;
-            FreeRun { start: run.start, len: start - run.start, node }
-        });
+            FreeRun { start: run.start, len: heap.start - run.start, node }
+        })
+    }
+
+    /// Opens closed heaps, the first created first, until at least `len` grains were opened. Returns how
+    /// many were.
+    pub fn open(&mut self, len: u32) -> u64 {
+        let mut opened = 0;
+        while opened < u64::from(len)
+            && let Some((&serial, &Closed { len, .. })) = self.closed.first_key_value()
+        {
+            self.open_one(serial);
+            opened += u64::from(len);
+        }
+        opened
+    }
+
+    /// Opens the smallest closed heap of at least `len` grains, if there is one.
+    pub fn open_fitting(&mut self, len: u32) -> bool {
+        let found = self.closed_by_len.range((len, 0)..).next().copied();
+        found.is_some_and(|(_, serial)| {
+            self.open_one(serial);
+            true
+        })
+    }
+
+    fn open_one(&mut self, serial: u64) {
+        let Closed { node, len, .. } = self.closed.remove(&serial).expect("a closed heap");
+        self.closed_by_len.remove(&(len, serial));
+        self.release(node);
+    }
+
+    /// The heaps, as (position, length), that have stayed closed for `age` whole executions.
+    pub fn closed_for(&self, age: u32) -> Vec<(u32, u32)> {
+        let old = |c: &&Closed| self.execution - c.since >= age;
+        self.closed.values().filter(old).map(|c| (c.start, c.len)).collect()
+    }
+
+    /// Takes a closed heap out of home space: nothing backs its grains any more. With `lost`, the device
+    /// still has something there and the grains are not used again.
+    pub fn unback(&mut self, heap: &Heap, lost: bool) {
+        let Closed { node, len, .. } = self.closed.remove(&heap.serial).expect("a closed heap");
+        self.closed_by_len.remove(&(len, heap.serial));
         if lost {
             self.nodes[node as usize].kind = Kind::Lost;
-            return before;
+            return;
         }
         self.nodes[node as usize].kind = Kind::Void;
         let node = self.merge(node, Kind::Void, |this, gone| {
@@ -226,7 +295,6 @@ impl Extents {
         });
         let Extent { start, len, .. } = self.nodes[node as usize];
         self.voids.insert((len, start, node));
-        before
     }
 
     /// Places `bytes` in one run, or says that no run is long enough.
@@ -255,13 +323,17 @@ impl Extents {
     /// Places `bytes` in `pieces`, free and disjoint, as one block, and notes `tag` with it.
     pub fn alloc_pieces(&mut self, bytes: u64, pieces: &[Piece], tag: u32) -> Place {
         let mut nodes = Vec::with_capacity(pieces.len());
-        for piece in pieces {
-            nodes.push(self.cut_out(self.runs.long_at(piece.run), piece.start, piece.len));
+        for (i, piece) in pieces.iter().enumerate() {
+            // The last piece may come from what the first left of its run.
+            let run = match i > 0 && piece.run == pieces[0].run {
+                true => self.nodes[nodes[0] as usize].next,
+                false => self.runs.long_at(piece.run),
+            };
+            nodes.push(self.cut_out(run, piece.start, piece.len));
         }
         let len = pieces.iter().map(|p| p.len).sum();
-        for (&node, piece) in nodes.iter().zip(pieces) {
+        for &node in &nodes {
             self.nodes[node as usize].kind = Kind::Part;
-            self.stamp(piece.start, piece.len);
         }
         let parts = Parts { rest: nodes[1..].to_vec(), tag };
         let entry = match self.spare_parts.pop() {
@@ -310,9 +382,9 @@ impl Extents {
         Ok(Freed { bytes: u64::from(len) * crate::GRAIN - u64::from(slack), tag })
     }
 
-    /// Grains that are free.
+    /// Grains that no block uses, in open and in closed heaps.
     pub fn free_grains(&self) -> u64 {
-        self.free
+        self.free + self.closed.values().map(|c| u64::from(c.len)).sum::<u64>()
     }
 
     /// Blocks that are live.
@@ -320,9 +392,22 @@ impl Extents {
         self.blocks
     }
 
-    /// The longest free run, grains.
+    /// The longest run that no block uses, over open and closed heaps, grains. Walks all of them.
     pub fn longest(&self) -> u32 {
-        self.runs.longest()
+        let open = self.free_runs(1).into_iter().map(|run| (run.start, run.len));
+        let mut runs: Vec<(u32, u32)> = open.chain(self.closed.values().map(|c| (c.start, c.len))).collect();
+        runs.sort_unstable();
+        let (mut longest, mut len, mut end) = (0, 0, 0);
+        for (start, run) in runs {
+            len = if start == end && !self.starts_region(start) { len + run } else { run };
+            end = start + run;
+            longest = longest.max(len);
+        }
+        longest
+    }
+
+    fn starts_region(&self, start: u32) -> bool {
+        self.regions.contains(&start)
     }
 
     /// Whether a request of `bytes` is expected to live long.
@@ -330,17 +415,13 @@ impl Extents {
         u32::try_from(grains(bytes)).is_ok_and(|len| self.lifetimes.long_lived(len))
     }
 
-    /// Begins the next execution.
+    /// Begins the next execution. When nothing is live, what was learnt of lifetimes is forgotten: an
+    /// empty pool has no history, so an execution that starts from nothing always goes the same way.
     pub fn end_of_execution(&mut self) {
         self.execution += 1;
-    }
-
-    /// How many whole executions have passed without anything being placed in these grains. Asked between
-    /// two executions.
-    pub fn idle_executions(&self, start: u32, len: u32) -> u32 {
-        let stamps = (start / STAMP) as usize..(start + len).div_ceil(STAMP) as usize;
-        let last = stamps.filter_map(|s| self.stamps.get(s)).max().copied().unwrap_or(0);
-        self.execution - last - 1
+        if self.blocks == 0 {
+            self.lifetimes.forget();
+        }
     }
 
     /// Every free run of at least `len` grains, in address order.
@@ -390,19 +471,7 @@ impl Extents {
         extent.a = parts;
         extent.b = self.operations;
         extent.slack = (u64::from(len) * crate::GRAIN - bytes) as u16;
-        let (start, own) = (extent.start, extent.len);
-        let slot = Slot { index: node, generation: extent.generation };
-        self.stamp(start, own);
-        Place { slot, start }
-    }
-
-    #[inline]
-    fn stamp(&mut self, start: u32, len: u32) {
-        let (first, end) = ((start / STAMP) as usize, (start + len).div_ceil(STAMP) as usize);
-        if end > self.stamps.len() {
-            self.stamps.resize(end.next_power_of_two(), 0);
-        }
-        self.stamps[first..end].fill(self.execution);
+        Place { slot: Slot { index: node, generation: extent.generation }, start: extent.start }
     }
 
     /// Cuts `len` grains at `start` out of a free run, as a node in no index.
@@ -520,6 +589,7 @@ impl Extents {
         let mut listed = 0;
         let mut free = 0;
         let mut heads = 0;
+        let mut closed = 0;
         for first in 0..self.nodes.len() as u32 {
             let node = &self.nodes[first as usize];
             if node.kind == Kind::Spare || node.prev != NIL {
@@ -546,6 +616,7 @@ impl Extents {
                         );
                     }
                     Kind::Part | Kind::Lost => {}
+                    Kind::Closed => closed += 1,
                     Kind::Spare => panic!("a spare node at {end} stands in a region"),
                 }
                 (end, before) = (end + extent.len, extent.kind);
@@ -554,6 +625,8 @@ impl Extents {
         }
         assert_eq!(free, self.free, "grains counted free");
         assert_eq!(heads, self.blocks, "blocks counted");
+        assert_eq!(closed, self.closed.len(), "closed heaps counted");
+        assert_eq!(closed, self.closed_by_len.len(), "closed heaps by length");
         assert_eq!(listed, self.runs.at_least(&self.nodes, 1).count(), "free runs listed");
     }
 }

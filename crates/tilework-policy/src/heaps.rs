@@ -20,6 +20,8 @@ pub struct Heap {
     pub len: u32,
     /// The device's name for it.
     pub id: u64,
+    /// Its number in the order of creation.
+    pub serial: u64,
 }
 
 impl Heap {
@@ -32,7 +34,7 @@ impl Heap {
 /// Every heap, in order of position. All look-ups are O(log heaps).
 #[derive(Debug, Clone)]
 pub struct Heaps {
-    by_start: BTreeMap<u32, (u32, u64)>,
+    by_start: BTreeMap<u32, Heap>,
     cut: Cut,
 }
 
@@ -44,12 +46,17 @@ impl Heaps {
 
     /// Adds a heap; its place must be free of others.
     pub fn insert(&mut self, heap: Heap) {
-        self.by_start.insert(heap.start, (heap.len, heap.id));
+        self.by_start.insert(heap.start, heap);
     }
 
     /// Takes the heap at `start` away.
     pub fn remove(&mut self, start: u32) -> Option<Heap> {
-        self.by_start.remove(&start).map(|(len, id)| Heap { start, len, id })
+        self.by_start.remove(&start)
+    }
+
+    /// The heap at `start`.
+    pub fn get(&self, start: u32) -> Option<Heap> {
+        self.by_start.get(&start).copied()
     }
 
     /// How many there are.
@@ -65,10 +72,7 @@ impl Heaps {
     /// The heaps that hold any of the grains from `start` to `end`, in order.
     pub fn within(&self, start: u32, end: u32) -> impl Iterator<Item = Heap> {
         let first = self.by_start.range(..=start).next_back().map_or(start, |(&s, _)| s);
-        self.by_start
-            .range(first..end)
-            .map(|(&start, &(len, id))| Heap { start, len, id })
-            .filter(move |h| h.end() > start)
+        self.by_start.range(first..end).map(|(_, &heap)| heap).filter(move |h| h.end() > start)
     }
 
     /// The last place at or before `at` where a mapping may be cut. `at` lies in a heap or at its end.
@@ -76,7 +80,7 @@ impl Heaps {
         match self.cut {
             Cut::Tiles(tile) => at / tile * tile,
             Cut::Heaps => match self.by_start.range(..at).next_back() {
-                Some((&start, &(len, _))) if start + len > at => start,
+                Some((_, heap)) if heap.end() > at => heap.start,
                 _ => at,
             },
         }
@@ -87,7 +91,7 @@ impl Heaps {
         match self.cut {
             Cut::Tiles(tile) => at.div_ceil(tile) * tile,
             Cut::Heaps => match self.by_start.range(..at).next_back() {
-                Some((&start, &(len, _))) if start + len > at => start + len,
+                Some((_, heap)) if heap.end() > at => heap.end(),
                 _ => at,
             },
         }
@@ -101,7 +105,7 @@ mod tests {
     fn heaps(cut: Cut) -> Heaps {
         let mut heaps = Heaps::new(cut);
         for (start, len, id) in [(0, 100, 1), (100, 50, 2), (200, 8, 3)] {
-            heaps.insert(Heap { start, len, id });
+            heaps.insert(Heap { start, len, id, serial: id });
         }
         heaps
     }

@@ -18,6 +18,7 @@
 //!   [`Lifetimes`] says at which end of memory it belongs.
 //! * [`Heaps`] knows where each heap stands, hence where a run may be cut for mapping.
 //! * [`compose`] picks the pieces of a stitched block when no run is long enough.
+//! * [`Growth`] says how much to create when free memory does not suffice.
 //! * [`Mappings`] remembers stitched mappings, to find them again when the same tiles come up.
 //!
 //! The same calls in the same order always give the same places: no hash order, no time, no
@@ -25,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 mod extents;
+mod growth;
 mod heaps;
 mod intervals;
 mod lifetimes;
@@ -34,6 +36,7 @@ mod runs;
 mod stitch;
 
 pub use extents::{Extents, FreeError, FreeRun, Freed, Place, Slot, Void};
+pub use growth::Growth;
 pub use heaps::{Cut, Heap, Heaps};
 pub use lifetimes::Lifetimes;
 pub use mappings::{Cover, Mapping, MappingSlot, Mappings};

@@ -52,6 +52,11 @@ impl Lifetimes {
             self.entries[slot(len)] = Entry { len, life };
         }
     }
+
+    /// Forgets everything learnt.
+    pub fn forget(&mut self) {
+        self.entries.fill(Entry::default());
+    }
 }
 
 /// Fibonacci hashing: the top bits of the product with 2^32 / φ.

@@ -89,15 +89,6 @@ impl Runs {
         short.chain(self.long.range((len, 0, 0)..).map(|&(_, _, extent)| extent))
     }
 
-    /// The length of the longest run.
-    pub(crate) fn longest(&self) -> u32 {
-        if let Some(&(len, ..)) = self.long.last() {
-            return len;
-        }
-        let word = self.filled.iter().rposition(|&w| w != 0);
-        word.map_or(0, |w| w as u32 * 64 + 63 - self.filled[w].leading_zeros())
-    }
-
     #[inline]
     pub(crate) fn insert(&mut self, extents: &mut [Extent], at: u32) {
         let Extent { start, len, .. } = extents[at as usize];

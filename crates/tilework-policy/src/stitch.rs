@@ -25,7 +25,8 @@ pub struct Piece {
 ///
 /// Mapped elsewhere, the tiles of a block stand side by side, so its inner pieces must be whole tiles.
 /// But the first piece may be the *end* of a tile and the last the *beginning* of one: the block starts
-/// in the middle of its first tile and stops in the middle of its last.
+/// in the middle of its first tile and stops in the middle of its last. Both may come from one run, which
+/// thus serves whole, with what it lacks mapped into its middle.
 #[derive(Debug, Clone, Copy)]
 struct Run {
     start: u32,
@@ -69,8 +70,8 @@ pub fn compose(extents: &Extents, heaps: &Heaps, len: u32) -> Result<Vec<Piece>,
             break;
         }
     }
-    let first = longest(&runs, None, Run::head);
-    let last = longest(&runs, first, Run::tail);
+    let first = longest(&runs, Run::head);
+    let last = longest(&runs, Run::tail);
     let usable = whole
         + first.map_or(0, |i| u64::from(runs[i].head()))
         + last.map_or(0, |i| u64::from(runs[i].tail()));
@@ -89,8 +90,10 @@ pub fn compose(extents: &Extents, heaps: &Heaps, len: u32) -> Result<Vec<Piece>,
     if let Some(run) = last.map(|i| runs[i])
         && missing > 0
     {
-        let len = (run.end - run.low).min(missing);
-        tail = Some(Piece { start: run.low, len, run: run.start });
+        // Of one run, the whole tiles go with the first piece: other tiles are mapped in between.
+        let start = if first == last { run.high } else { run.low };
+        let len = (run.end - start).min(missing);
+        tail = Some(Piece { start, len, run: run.start });
         missing -= len;
     }
 
@@ -129,12 +132,12 @@ pub fn compose(extents: &Extents, heaps: &Heaps, len: u32) -> Result<Vec<Piece>,
     Ok(head.into_iter().chain(middle).chain(tail).collect())
 }
 
-/// The run other than `not` with the most of `part`, if any has some. The first of several.
-fn longest(runs: &[Run], not: Option<usize>, part: impl Fn(&Run) -> u32) -> Option<usize> {
+/// The run with the most of `part`, if any has some. The first of several.
+fn longest(runs: &[Run], part: impl Fn(&Run) -> u32) -> Option<usize> {
     let mut best = None;
     let mut most = 0;
     for (i, run) in runs.iter().enumerate() {
-        if part(run) > most && Some(i) != not {
+        if part(run) > most {
             (best, most) = (Some(i), part(run));
         }
     }

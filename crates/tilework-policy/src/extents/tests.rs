@@ -21,7 +21,7 @@ fn grow(extents: &mut Extents, heaps: &mut Heaps, len: u32, heap: u32) {
     let mut start = void.start;
     while start < void.start + len {
         let len = heap.min(void.start + len - start);
-        heaps.insert(Heap { start, len, id: u64::from(start) });
+        heaps.insert(Heap { start, len, id: u64::from(start), serial: u64::from(start) });
         start += len;
     }
     extents.back(void, len);
@@ -31,12 +31,13 @@ fn grow(extents: &mut Extents, heaps: &mut Heaps, len: u32, heap: u32) {
 enum Op {
     Alloc(u32),
     Free(usize),
+    Close,
     Trim,
 }
 
 fn op() -> impl Strategy<Value = Op> {
     let len = prop_oneof![4 => 1u32..64, 3 => 64..4096u32, 4 => 4096..40_000u32, 1 => 40_000..200_000u32];
-    prop_oneof![6 => len.prop_map(Op::Alloc), 5 => any::<usize>().prop_map(Op::Free), 1 => Just(Op::Trim)]
+    prop_oneof![6 => len.prop_map(Op::Alloc), 5 => any::<usize>().prop_map(Op::Free), 1 => Just(Op::Close), 1 => Just(Op::Trim)]
 }
 
 /// What a manager does around the policy, with a map of who owns which grains as the oracle.
@@ -80,7 +81,9 @@ impl Shadow {
             Err(usable) => {
                 assert!(usable < len);
                 let lacks = (len - usable).next_multiple_of(2 * MIB);
-                grow(&mut self.extents, &mut self.heaps, lacks, 8 * MIB);
+                if self.extents.open(lacks) < u64::from(lacks) {
+                    grow(&mut self.extents, &mut self.heaps, lacks, 8 * MIB);
+                }
                 self.alloc(bytes);
             }
         }
@@ -100,16 +103,25 @@ impl Shadow {
         }
     }
 
-    fn trim(&mut self) {
+    fn close_all(&mut self) {
         for run in self.extents.free_runs(1) {
             let inside = |h: &Heap| h.start >= run.start && h.end() <= run.end();
             let whole: Vec<Heap> = self.heaps.within(run.start, run.end()).filter(inside).collect();
             let mut rest = Some(run);
             for heap in whole.into_iter().rev() {
-                rest = self.extents.unback(rest.unwrap(), heap.start, heap.len, false);
-                self.heaps.remove(heap.start);
+                rest = self.extents.close(rest.unwrap(), &heap);
                 self.extents.check_invariants();
             }
+        }
+    }
+
+    fn trim(&mut self) {
+        self.close_all();
+        for (start, len) in self.extents.closed_for(0) {
+            let heap = self.heaps.remove(start).unwrap();
+            assert_eq!(heap.len, len);
+            self.extents.unback(&heap, false);
+            self.extents.check_invariants();
         }
     }
 }
@@ -121,6 +133,7 @@ fn run(ops: &[Op], cut: Cut) {
         match *op {
             Op::Alloc(len) => shadow.alloc(u64::from(len) * crate::GRAIN - u64::from(len) % crate::GRAIN),
             Op::Free(nth) => shadow.free(nth),
+            Op::Close => shadow.close_all(),
             Op::Trim => shadow.trim(),
         }
         shadow.extents.check_invariants();
@@ -170,6 +183,7 @@ fn long_lived_blocks_go_low_and_transient_ones_high() {
     extents.free(low.slot).unwrap();
     // A length that was freed soon counts as transient from then on.
     assert_eq!(extents.alloc(8 << 20).unwrap().start, 248 * MIB);
+    assert_eq!(extents.longest(), 248 * MIB);
 }
 
 #[test]

@@ -20,24 +20,18 @@
 use std::collections::BTreeMap;
 
 use tilework_policy::{
-    Cover, Cut, Extents, FreeError, FreeRun, GRAIN, Heap, Heaps, MAX_GRAINS, Mapping, MappingSlot, Mappings,
+    Cover, Cut, Extents, FreeError, GRAIN, Growth, Heap, Heaps, MAX_GRAINS, Mapping, MappingSlot, Mappings,
     Piece, Place, Slot, compose, grains,
 };
 
 use crate::device::{Bind, Device, DeviceError, HeapId, Range, RangeId};
 use crate::error::{Error, Result};
-use crate::manager::memory::{Home, Memory, Return};
+use crate::manager::memory::{Memory, Return};
 use crate::manager::{Block, BlockId, Kind, Manager, Options, Stats, Stream, Usage};
 
 /// Address space that `tiled` reserves for homes at a time, bytes. Reserving costs the same whatever the
 /// length; this leaves room for any card of today in one range.
 const REGION_BYTES: u64 = 256 << 30;
-
-/// Growth for small requests is rounded up to this part of what is held already, where heaps map whole
-/// and each costs its share of the driver's time, and to `SPARE_TILES` where they do not. The unused rest
-/// serves the next request, so at the peak half of it is lost on average.
-const SPARE_HEAPS: u64 = 128;
-const SPARE_TILES: u64 = 512;
 
 /// Heaps that grew old are given back once they make up this part of what is held.
 const WORTH_RELEASING: u64 = 64;
@@ -61,6 +55,9 @@ pub struct Pool {
     region_bytes: u64,
     options: Options,
     tile: u32,
+    growth: Growth,
+    /// Heaps created so far.
+    serial: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,6 +103,8 @@ impl Pool {
             recent: Region { start: 0, len: 0, range: Range { id: RangeId(u64::MAX), address: 0, bytes: 0 } },
             options,
             tile,
+            growth: Growth::new(tile, grains(options.heap_bytes).min(MAX_GRAINS) as u32, cut),
+            serial: 0,
         }
     }
 
@@ -139,8 +138,9 @@ impl Pool {
         let served = self.grow_and_place(bytes, &mut grown);
         if served.is_err() {
             // Nothing was placed, so what was created for the request is free from end to end.
-            for heap in grown.into_iter().rev() {
-                let _logged = self.release_heap_at(heap);
+            self.close_unused();
+            for heap in grown {
+                let _logged = self.release_heap(heap);
             }
         }
         served
@@ -156,55 +156,63 @@ impl Pool {
                     Err(usable) => lacks -= usable,
                 }
             }
-            self.grow(bytes, lacks, grown)?;
+            if !self.open(lacks) {
+                self.grow(bytes, lacks, grown)?;
+            }
             if let Some(place) = self.extents.alloc(bytes) {
                 return Ok(self.home_block(place, bytes));
             }
         }
     }
 
+    /// Opens closed heaps for a request that lacks `lacks` grains; false when there was none to open.
+    fn open(&mut self, lacks: u32) -> bool {
+        match self.kind {
+            Kind::Tiled => self.extents.open(lacks) > 0,
+            _ => self.extents.open_fitting(lacks),
+        }
+    }
+
     /// Creates at least `lacks` grains for a request of `bytes`.
     fn grow(&mut self, bytes: u64, lacks: u32, grown: &mut Vec<Heap>) -> Result<()> {
-        let lacks = u64::from(lacks) * GRAIN;
-        let wanted = self.growth(bytes, lacks);
-        let mut made = self.create(bytes, wanted, grown);
+        let len = grains(bytes) as u32;
+        let held = self.memory.account().usage().held / GRAIN;
+        let long_lived = self.extents.long_lived(bytes);
+        let wanted = match self.kind {
+            Kind::Tiled => {
+                if len >= self.tile {
+                    let usable = u64::from(len - lacks);
+                    self.growth.note(self.extents.free_grains().saturating_sub(usable), held);
+                }
+                self.growth.amount(lacks, len, held, long_lived)
+            }
+            _ => lacks.max(grains(self.options.heap_bytes) as u32),
+        };
+        let mut made = self.create(wanted, long_lived, grown);
         if wanted > lacks && out_of_memory(&made) {
-            made = self.create(bytes, lacks, grown);
+            made = self.create(lacks, long_lived, grown);
         }
         if out_of_memory(&made) && self.give_back_unused()? > 0 {
-            made = self.create(bytes, lacks, grown);
+            made = self.create(lacks, long_lived, grown);
         }
         made.map_err(|error| self.memory.explain(bytes, error))
     }
 
-    /// How much to create when `lacks` bytes lack for a request of `bytes`.
-    fn growth(&self, bytes: u64, lacks: u64) -> u64 {
+    /// Creates `len` grains in whole tiles, gives them a home, and adds the heaps to `grown`.
+    fn create(&mut self, len: u32, long_lived: bool, grown: &mut Vec<Heap>) -> Result<(), DeviceError> {
+        let len = len.div_ceil(self.tile) * self.tile;
+        let wanted = u64::from(len) * GRAIN;
         if self.kind == Kind::Placed {
-            return lacks.max(self.options.heap_bytes);
-        }
-        if !self.extents.long_lived(bytes) {
-            return lacks;
-        }
-        let part = if self.memory.caps().partial_maps { SPARE_TILES } else { SPARE_HEAPS };
-        let ahead = (self.memory.account().usage().held / part).min(self.options.heap_bytes);
-        if bytes < ahead { lacks.max(ahead) } else { lacks }
-    }
-
-    fn create(&mut self, bytes: u64, wanted: u64, grown: &mut Vec<Heap>) -> Result<(), DeviceError> {
-        let wanted = wanted.next_multiple_of(self.memory.caps().tile_bytes);
-        if self.kind == Kind::Placed {
-            let Home { range, heap } = self.memory.take_home(wanted)?;
-            let len = grains(wanted) as u32;
+            let home = self.memory.take_home(wanted)?;
             let Some(start) = self.extents.add_region(len) else {
-                let _logged = self.memory.give_back(Home { range, heap });
+                let _logged = self.memory.give_back(home);
                 return Err(DeviceError::OutOfMemory { bytes: wanted });
             };
-            self.regions.insert(start, Region { start, len, range });
-            self.adopt(start, &[(heap, len)], grown);
+            self.regions.insert(start, Region { start, len, range: home.range });
+            self.adopt(start, &[(home.heap, len)], grown);
             return Ok(());
         }
-        let heap_bytes = self.heap_bytes(bytes);
-        let len = grains(wanted) as u32;
+        let heap_bytes = u64::from(self.growth.heap_len(long_lived)) * GRAIN;
         let start = self.home_for(len)?;
         let mut made = Vec::new();
         let mut rest = wanted;
@@ -228,18 +236,6 @@ impl Pool {
             }
         }
         outcome
-    }
-
-    /// The longest heap to create for a request of `bytes`. Where heaps map whole, holes among the
-    /// long-lived blocks last, so heaps are smaller there; transient blocks are large and stitched, and
-    /// each heap is one more to map.
-    fn heap_bytes(&self, bytes: u64) -> u64 {
-        let tile = self.memory.caps().tile_bytes;
-        if self.memory.caps().partial_maps || !self.extents.long_lived(bytes) {
-            self.options.heap_bytes
-        } else {
-            (self.options.heap_bytes / 2).max(tile).next_multiple_of(tile)
-        }
     }
 
     /// Where `len` grains of new heaps can have their home; reserves a range when no room is left.
@@ -288,7 +284,8 @@ impl Pool {
         debug_assert!(self.kind == Kind::Placed || void.start == start);
         self.extents.back(void, len);
         for &(heap, len) in made {
-            let heap = Heap { start, len, id: heap.0 };
+            let heap = Heap { start, len, id: heap.0, serial: self.serial };
+            self.serial += 1;
             self.heaps.insert(heap);
             grown.push(heap);
             start += len;
@@ -359,59 +356,41 @@ impl Pool {
         outcome
     }
 
-    /// The heaps that are free from end to end and were so for `age` executions, each with the run it lies
-    /// in, from the last to the first of each run.
-    fn unused_heaps(&self, age: u32) -> Vec<(FreeRun, Vec<Heap>)> {
-        let unused = |run: &FreeRun, heap: &Heap| {
-            heap.start >= run.start
-                && heap.end() <= run.end()
-                && (age == 0 || self.extents.idle_executions(heap.start, heap.len) >= age)
-        };
-        let runs = self.extents.free_runs(self.tile).into_iter();
-        runs.filter_map(|run| {
-            let mut heaps: Vec<Heap> =
-                self.heaps.within(run.start, run.end()).filter(|heap| unused(&run, heap)).collect();
-            heaps.reverse();
-            (!heaps.is_empty()).then_some((run, heaps))
-        })
-        .collect()
+    /// Closes every heap that is free from end to end.
+    fn close_unused(&mut self) {
+        for run in self.extents.free_runs(self.tile) {
+            let inside = |heap: &Heap| heap.start >= run.start && heap.end() <= run.end();
+            let whole: Vec<Heap> = self.heaps.within(run.start, run.end()).filter(inside).collect();
+            let mut rest = Some(run);
+            for heap in whole.into_iter().rev() {
+                rest = self.extents.close(rest.expect("the heap lies in what is left of the run"), &heap);
+            }
+        }
     }
 
     /// Gives every heap back that is free from end to end. Returns the bytes released.
     fn give_back_unused(&mut self) -> Result<u64> {
         let released = self.memory.retry()?;
-        let unused = self.unused_heaps(0);
-        Ok(released + self.release_heaps(unused)?)
+        self.close_unused();
+        Ok(released + self.release_closed(0)?)
     }
 
-    fn release_heaps(&mut self, unused: Vec<(FreeRun, Vec<Heap>)>) -> Result<u64> {
+    /// Gives back the heaps that have stayed closed for `age` executions. Returns the bytes released.
+    fn release_closed(&mut self, age: u32) -> Result<u64> {
         let mut outcome = Ok(());
         let mut released = 0;
-        for (run, heaps) in unused {
-            let mut rest = Some(run);
-            for heap in heaps {
-                let (given, before) = self.release_heap(rest.expect("the run before the heap"), heap);
-                rest = before;
-                match given {
-                    Ok(bytes) => released += bytes,
-                    Err(error) => outcome = outcome.and(Err(error)),
-                }
+        for (start, _) in self.extents.closed_for(age) {
+            let heap = self.heaps.get(start).expect("a closed heap is held");
+            match self.release_heap(heap) {
+                Ok(bytes) => released += bytes,
+                Err(error) => outcome = outcome.and(Err(error)),
             }
         }
         outcome.map(|()| released)
     }
 
-    fn release_heap_at(&mut self, heap: Heap) -> Result<u64> {
-        let run = self
-            .extents
-            .free_runs(self.tile)
-            .into_iter()
-            .find(|r| r.start <= heap.start && heap.end() <= r.end());
-        self.release_heap(run.expect("a heap without blocks lies in a free run"), heap).0
-    }
-
-    /// Gives back a heap that lies in the free run `run`, and says what is left of the run before it.
-    fn release_heap(&mut self, run: FreeRun, heap: Heap) -> (Result<u64>, Option<FreeRun>) {
+    /// Gives back a closed heap. Returns the bytes released.
+    fn release_heap(&mut self, heap: Heap) -> Result<u64> {
         let mut outcome = Ok(());
         for slot in self.mappings.idle_over(heap.start, heap.end()) {
             outcome = outcome.and(self.drop_mapping(slot));
@@ -425,12 +404,12 @@ impl Pool {
         });
         // What the device did not let go may still be mapped there, so nothing else may have its home there.
         let lost = !matches!(given, Ok(1..));
-        let before = self.extents.unback(run, heap.start, heap.len, lost);
+        self.extents.unback(&heap, lost);
         self.heaps.remove(heap.start);
         if self.kind == Kind::Placed && !lost {
             self.forget_region(region);
         }
-        (outcome.and(given), before)
+        outcome.and(given)
     }
 
     fn forget_region(&mut self, region: Region) {
@@ -480,11 +459,12 @@ impl Manager for Pool {
         while let Some(slot) = self.mappings.stale(self.options.mapping_age) {
             outcome = outcome.and(self.drop_mapping(slot));
         }
-        let old = self.unused_heaps(self.options.heap_age.max(1));
-        let grains: u64 = old.iter().flat_map(|(_, heaps)| heaps).map(|h| u64::from(h.len)).sum();
-        if grains * GRAIN * WORTH_RELEASING > self.memory.account().usage().held {
-            outcome = outcome.and(self.release_heaps(old).map(drop));
+        let age = self.options.heap_age.max(1);
+        let old: u64 = self.extents.closed_for(age).into_iter().map(|(_, len)| u64::from(len)).sum();
+        if old * GRAIN * WORTH_RELEASING > self.memory.account().usage().held {
+            outcome = outcome.and(self.release_closed(age).map(drop));
         }
+        self.close_unused();
         outcome
     }
 
