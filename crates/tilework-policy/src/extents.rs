@@ -288,13 +288,7 @@ impl Extents {
             self.nodes[node as usize].kind = Kind::Lost;
             return;
         }
-        self.nodes[node as usize].kind = Kind::Void;
-        let node = self.merge(node, Kind::Void, |this, gone| {
-            let Extent { start, len, .. } = this.nodes[gone as usize];
-            this.voids.remove(&(len, start, gone));
-        });
-        let Extent { start, len, .. } = self.nodes[node as usize];
-        self.voids.insert((len, start, node));
+        self.empty(node);
     }
 
     /// Places `bytes` in one run, or says that no run is long enough.
@@ -306,15 +300,17 @@ impl Extents {
         let len = u32::try_from(grains(bytes)).ok()?;
         let (node, high) = self.fit(len)?;
         let whole = self.nodes[node as usize].len;
-        self.runs.remove(&mut self.nodes, node);
         let used = if whole == len {
+            self.runs.remove(&mut self.nodes, node);
             node
+        } else if high {
+            self.runs.resize(&mut self.nodes, node, whole - len);
+            self.append(node, len)
         } else {
-            let low_len = if high { whole - len } else { len };
-            let low = self.split(node, low_len);
-            let (used, rest) = if high { (node, low) } else { (low, node) };
-            self.runs.insert(&mut self.nodes, rest);
-            used
+            self.runs.remove(&mut self.nodes, node);
+            let low = self.split(node, len);
+            self.runs.insert(&mut self.nodes, node);
+            low
         };
         self.free -= u64::from(len);
         Some(self.adopt(used, bytes, len, NIL))
@@ -496,28 +492,40 @@ impl Extents {
     #[inline]
     fn release(&mut self, node: u32) {
         self.free += u64::from(self.nodes[node as usize].len);
-        self.nodes[node as usize].kind = Kind::Free;
-        let node = self.merge(node, Kind::Free, |this, gone| this.runs.remove(&mut this.nodes, gone));
+        let Extent { prev, next, mut len, .. } = self.nodes[node as usize];
+        if next != NIL && self.nodes[next as usize].kind == Kind::Free {
+            self.runs.remove(&mut self.nodes, next);
+            len += self.nodes[next as usize].len;
+            self.discard(next);
+        }
+        if prev != NIL && self.nodes[prev as usize].kind == Kind::Free {
+            self.discard(node);
+            len += self.nodes[prev as usize].len;
+            self.runs.resize(&mut self.nodes, prev, len);
+            return;
+        }
+        let extent = &mut self.nodes[node as usize];
+        (extent.kind, extent.len) = (Kind::Free, len);
         self.runs.insert(&mut self.nodes, node);
     }
 
-    /// Merges a run that is in no index with its neighbours of `kind`, which `unlist` takes off theirs.
-    #[inline]
-    fn merge(&mut self, node: u32, kind: Kind, unlist: impl Fn(&mut Extents, u32)) -> u32 {
-        let next = self.nodes[node as usize].next;
-        if next != NIL && self.nodes[next as usize].kind == kind {
-            unlist(self, next);
-            self.nodes[node as usize].len += self.nodes[next as usize].len;
-            self.discard(next);
+    /// Makes a run void and merges it with void neighbours.
+    fn empty(&mut self, mut node: u32) {
+        let Extent { prev, next, .. } = self.nodes[node as usize];
+        for (low, high) in [(node, next), (prev, node)] {
+            let beside = if low == node { high } else { low };
+            if beside == NIL || self.nodes[beside as usize].kind != Kind::Void {
+                continue;
+            }
+            let Extent { start, len, .. } = self.nodes[beside as usize];
+            self.voids.remove(&(len, start, beside));
+            self.nodes[low as usize].len += self.nodes[high as usize].len;
+            self.discard(high);
+            node = low;
         }
-        let prev = self.nodes[node as usize].prev;
-        if prev != NIL && self.nodes[prev as usize].kind == kind {
-            unlist(self, prev);
-            self.nodes[prev as usize].len += self.nodes[node as usize].len;
-            self.discard(node);
-            return prev;
-        }
-        node
+        let extent = &mut self.nodes[node as usize];
+        extent.kind = Kind::Void;
+        self.voids.insert((extent.len, extent.start, node));
     }
 
     /// Splits the first `len` grains off a run that is in no index, as a node of the same kind. `node`
@@ -537,6 +545,21 @@ impl Extents {
             self.nodes[prev as usize].next = low;
         }
         low
+    }
+
+    /// Puts a node for `len` grains behind a run that was shortened by as much.
+    #[inline]
+    fn append(&mut self, node: u32, len: u32) -> u32 {
+        let Extent { start, len: before, next, kind, .. } = self.nodes[node as usize];
+        let high = self.node(start + before, len, kind);
+        let upper = &mut self.nodes[high as usize];
+        upper.prev = node;
+        upper.next = next;
+        if next != NIL {
+            self.nodes[next as usize].prev = high;
+        }
+        self.nodes[node as usize].next = high;
+        high
     }
 
     /// A node without neighbours.

@@ -19,16 +19,23 @@ impl Lowest {
         if self.levels.first().is_none_or(|leaves| granule >= leaves.len()) {
             self.grow(granule + 1);
         }
-        self.levels[0][granule] = len;
         let mut at = granule;
+        let mut before = std::mem::replace(&mut self.levels[0][at], len);
+        let mut now = len;
         for level in 1..self.levels.len() {
-            let first = at / FANOUT * FANOUT;
-            let max = self.levels[level - 1][first..first + FANOUT].iter().copied().fold(0, u32::max);
-            at /= FANOUT;
-            if self.levels[level][at] == max {
+            let (children, parents) = self.levels.split_at_mut(level);
+            let parent = &mut parents[0][at / FANOUT];
+            if now < before {
+                if before < *parent {
+                    return; // another child is the greatest
+                }
+                let first = at / FANOUT * FANOUT;
+                now = greatest(&children[level - 1][first..first + FANOUT]);
+            } else if now <= *parent {
                 return;
             }
-            self.levels[level][at] = max;
+            before = std::mem::replace(parent, now);
+            at /= FANOUT;
         }
     }
 
@@ -58,11 +65,15 @@ impl Lowest {
         }
         for level in 1..self.levels.len() {
             for at in 0..self.levels[level - 1].len() / FANOUT {
-                let children = &self.levels[level - 1][at * FANOUT..(at + 1) * FANOUT];
-                self.levels[level][at] = children.iter().copied().fold(0, u32::max);
+                let first = at * FANOUT;
+                self.levels[level][at] = greatest(&self.levels[level - 1][first..first + FANOUT]);
             }
         }
     }
+}
+
+fn greatest(children: &[u32]) -> u32 {
+    children.iter().copied().fold(0, u32::max)
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ pub(crate) struct Runs {
     lists: Vec<u32>,
     filled: [u64; WORDS],
     summary: u32,
-    long: BTreeSet<(u32, u32, u32)>,
+    long: BTreeSet<u64>,
     lowest: Lowest,
     /// The extent whose long run starts in a granule of [`LONG_RUN`] grains.
     starts: Vec<u32>,
@@ -61,7 +61,7 @@ impl Runs {
     /// The smallest long run of at least `len`. The lowest among equals.
     #[inline]
     pub(crate) fn smallest_long(&self, len: u32) -> Option<u32> {
-        self.long.range((len, 0, 0)..).next().map(|&(_, _, extent)| extent)
+        self.long.range(key(len, 0)..).next().map(|&key| self.long_at(key as u32))
     }
 
     /// The lowest long run of at least `len`.
@@ -72,7 +72,7 @@ impl Runs {
 
     /// Every long run as (length, position), the longest first.
     pub(crate) fn longest_first(&self) -> impl Iterator<Item = (u32, u32)> {
-        self.long.iter().rev().map(|&(len, start, _)| (len, start))
+        self.long.iter().rev().map(|&key| ((key >> 32) as u32, key as u32))
     }
 
     /// The long run that starts at `start`.
@@ -86,14 +86,14 @@ impl Runs {
         let short = lists.iter().filter(|&&head| head != NIL).flat_map(|&head| {
             std::iter::successors(Some(head), |&at| Some(extents[at as usize].b).filter(|&next| next != NIL))
         });
-        short.chain(self.long.range((len, 0, 0)..).map(|&(_, _, extent)| extent))
+        short.chain(self.long.range(key(len, 0)..).map(|&key| self.long_at(key as u32)))
     }
 
     #[inline]
     pub(crate) fn insert(&mut self, extents: &mut [Extent], at: u32) {
         let Extent { start, len, .. } = extents[at as usize];
         if len >= LONG_RUN {
-            self.long.insert((len, start, at));
+            self.long.insert(key(len, start));
             let granule = (start / LONG_RUN) as usize;
             if granule >= self.starts.len() {
                 self.starts.resize((granule + 1).next_power_of_two(), NIL);
@@ -118,7 +118,7 @@ impl Runs {
     pub(crate) fn remove(&mut self, extents: &mut [Extent], at: u32) {
         let Extent { start, len, a: before, b: after, .. } = extents[at as usize];
         if len >= LONG_RUN {
-            self.long.remove(&(len, start, at));
+            self.long.remove(&key(len, start));
             self.lowest.set((start / LONG_RUN) as usize, 0);
             return;
         }
@@ -139,11 +139,27 @@ impl Runs {
         }
     }
 
+    /// Changes the length of a run that keeps its start.
+    #[inline]
+    pub(crate) fn resize(&mut self, extents: &mut [Extent], at: u32, len: u32) {
+        let Extent { start, len: before, .. } = extents[at as usize];
+        if before < LONG_RUN || len < LONG_RUN {
+            self.remove(extents, at);
+            extents[at as usize].len = len;
+            self.insert(extents, at);
+            return;
+        }
+        self.long.remove(&key(before, start));
+        self.long.insert(key(len, start));
+        extents[at as usize].len = len;
+        self.lowest.set((start / LONG_RUN) as usize, len);
+    }
+
     /// Whether the run at `at` can be found here. For tests.
     pub(crate) fn contains(&self, extents: &[Extent], at: u32) -> bool {
         let Extent { start, len, .. } = extents[at as usize];
         if len >= LONG_RUN {
-            return self.long.contains(&(len, start, at)) && self.starts[(start / LONG_RUN) as usize] == at;
+            return self.long.contains(&key(len, start)) && self.starts[(start / LONG_RUN) as usize] == at;
         }
         let mut next = self.lists[len as usize];
         while next != NIL && next != at {
@@ -151,4 +167,9 @@ impl Runs {
         }
         next == at
     }
+}
+
+/// A long run as one number, ordered by length and then by position.
+fn key(len: u32, start: u32) -> u64 {
+    u64::from(len) << 32 | u64::from(start)
 }
