@@ -41,7 +41,10 @@ enum Kind {
 /// `a` and `b` serve the kind: list neighbours of a short free run; for a head `a` is its entry in
 /// `parts` (`NIL` unless stitched) and `b` the operation it was born at; for a spare node `a` is the next
 /// spare.
+///
+/// Aligned so that none crosses a cache line.
 #[derive(Debug, Clone)]
+#[repr(align(32))]
 pub(crate) struct Extent {
     pub(crate) start: u32,
     pub(crate) len: u32,
