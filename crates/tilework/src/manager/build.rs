@@ -55,3 +55,6 @@ fn not_plugged_in(kind: Kind) -> Error {
         reason: format!("the manager {kind} is not part of this build yet"),
     })
 }
+
+#[cfg(test)]
+mod tests;
