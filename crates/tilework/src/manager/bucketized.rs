@@ -199,3 +199,6 @@ impl Manager for Bucketized {
 fn ceil_log2(bytes: u64) -> u32 {
     u64::BITS - (bytes - 1).leading_zeros()
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,3 +48,6 @@ fn serving(kind: Kind, device: &dyn Device) -> (Kind, Option<String>) {
     }
     (kind, None)
 }
+
+#[cfg(test)]
+mod tests;

@@ -297,3 +297,6 @@ fn run(binds: &[Bind]) -> (u64, u64) {
     debug_assert_eq!(end - begin, binds.iter().map(|b| b.bytes).sum::<u64>(), "a gap or an overlap");
     (begin, end - begin)
 }
+
+#[cfg(test)]
+mod tests;
