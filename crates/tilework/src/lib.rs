@@ -25,5 +25,7 @@
 pub mod device;
 mod error;
 pub mod manager;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use error::{Error, Result};

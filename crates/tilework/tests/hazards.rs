@@ -185,7 +185,7 @@ fn any_live_pooled_buffer_blocks_shrinking_for_ever() {
     };
     on_each_device(|mut rig| {
         shrinks(&mut rig, |rig| (0..=AGE).for_each(|_| end(rig)));
-        shrinks(&mut rig, |rig| drop(rig.trim().expect("the device works")));
+        shrinks(&mut rig, |rig| assert!(rig.trim().is_ok()));
     });
 }
 
@@ -221,7 +221,10 @@ fn unbounded_growth_of_cached_mappings() {
             *cached = stats.cached_mappings.max(*cached);
         }
         let [(reserved, cached), (later_reserved, later_cached)] = halves;
-        assert!(later_reserved <= reserved * 3 / 2, "reserved grew from {reserved} to {later_reserved} bytes");
+        assert!(
+            later_reserved <= reserved * 3 / 2,
+            "reserved grew from {reserved} to {later_reserved} bytes"
+        );
         assert!(later_cached <= cached * 2 + 8, "cached mappings grew from {cached} to {later_cached}");
         (0..=AGE).for_each(|_| end(&mut rig));
         assert_eq!(rig.manager().stats().cached_mappings, 0, "mappings are kept that nothing uses");

@@ -1,7 +1,7 @@
 //! The conformance suite, stamped for each manager on each device.
 
-use tilework::device::{self, Device};
 use tilework::device::sim::Sim;
+use tilework::device::{self, Device};
 use tilework::manager::{Bucketized, Kind, Rounding};
 use tilework::testing::conformance::Subject;
 
