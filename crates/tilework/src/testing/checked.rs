@@ -366,3 +366,6 @@ impl State {
         offsets
     }
 }
+
+#[cfg(test)]
+mod tests;
