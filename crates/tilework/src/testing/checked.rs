@@ -354,3 +354,6 @@ impl State {
         offsets
     }
 }
+
+#[cfg(test)]
+mod tests;

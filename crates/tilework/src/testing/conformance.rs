@@ -39,6 +39,12 @@ impl Subject {
         Subject { device, manager, settles, trims }
     }
 
+    /// What the sizes of the suite are multiples of, bytes: those of a real model where memory is only
+    /// accounted for, a sixteenth where each byte of it is zeroed by someone.
+    fn unit(&self) -> u64 {
+        if (self.device)().caps().memory { MIB / 16 } else { MIB }
+    }
+
     fn rig(&self) -> Rig {
         Rig::new((self.device)(), self.manager)
     }
@@ -68,7 +74,9 @@ impl Subject {
             let usage = rig.manager().usage();
             assert_eq!((usage.held, usage.mapped), (0, 0), "left after everything was freed and trimmed");
         }
-        assert_eq!(rig.manager().usage().live, 0);
+        let usage = rig.manager().usage();
+        assert_eq!(usage.live, 0);
+        assert_eq!(rig.manager().device().held_bytes(), Ok(usage.held), "held, by the device's own witness");
     }
 }
 
@@ -78,7 +86,7 @@ fn built(kind: Kind, device: Box<dyn Device>) -> Box<dyn Manager> {
 }
 
 /// A pass like a small model's: weights, then layers whose sizes overlap, repeat and leave gaps.
-fn model_pass() -> Vec<Op> {
+fn model_pass(unit: u64) -> Vec<Op> {
     let mut script = Script::new();
     let mut next = 0..;
     let mut alloc = |script: &mut Script<u64>, bytes| {
@@ -87,11 +95,11 @@ fn model_pass() -> Vec<Op> {
         id
     };
     let weights: Vec<_> =
-        [3 * MIB, 700 * KIB, 17, 20 * MIB + 512].map(|bytes| alloc(&mut script, bytes)).to_vec();
-    let mut input = alloc(&mut script, 4 * MIB);
+        [3 * unit, 2 * unit / 3, 17, 20 * unit + 512].map(|bytes| alloc(&mut script, bytes)).to_vec();
+    let mut input = alloc(&mut script, 4 * unit);
     for layer in 1..=5 {
-        let scratch = alloc(&mut script, layer * 5 * MIB + 300);
-        let output = alloc(&mut script, (6 - layer) * 7 * MIB + 1);
+        let scratch = alloc(&mut script, layer * 5 * unit + 300);
+        let output = alloc(&mut script, (6 - layer) * 7 * unit + 1);
         let flag = alloc(&mut script, 4);
         script.free(input).free(scratch).free(flag);
         input = output;
@@ -105,9 +113,9 @@ fn model_pass() -> Vec<Op> {
 
 /// As [`model_pass`], with executions that end while blocks live, and trims: every call of a device
 /// occurs in it.
-fn busy_pass() -> Vec<Op> {
-    let mut ops = vec![Op::Alloc { bytes: 9 * MIB, stream: 0 }, Op::Alloc { bytes: 100, stream: 0 }];
-    for op in model_pass() {
+fn busy_pass(unit: u64) -> Vec<Op> {
+    let mut ops = vec![Op::Alloc { bytes: 9 * unit, stream: 0 }, Op::Alloc { bytes: 100, stream: 0 }];
+    for op in model_pass(unit) {
         ops.push(op);
         if ops.len() % 9 == 0 {
             ops.push(if ops.len() % 2 == 0 { Op::Trim } else { Op::EndOfExecution });
@@ -128,8 +136,9 @@ pub fn zero_size(subject: &Subject) {
 
 /// Requests beyond what the device can address are refused, up to the largest number there is.
 pub fn huge_request(subject: &Subject) {
+    let unit = subject.unit();
     let mut rig = subject.rig();
-    rig.alloc(5 * MIB).expect("a small block");
+    rig.alloc(5 * unit).expect("a small block");
     let calls = rig.witness().calls();
     let longest = rig.manager().device().caps().max_range_bytes;
     for bytes in [longest + 1, (1 << 63) + 1, u64::MAX - 1, u64::MAX] {
@@ -142,7 +151,7 @@ pub fn huge_request(subject: &Subject) {
         }
     }
     assert_eq!(rig.witness().calls(), calls, "a refusal reached the device");
-    rig.alloc(5 * MIB).expect("a small block after the refusals");
+    rig.alloc(5 * unit).expect("a small block after the refusals");
     subject.finish(rig);
 }
 
@@ -162,13 +171,14 @@ pub fn unknown_id(subject: &Subject) {
 
 /// A block freed twice is refused, also once its place was lent again.
 pub fn double_free(subject: &Subject) {
+    let unit = subject.unit();
     let mut rig = subject.rig();
-    let ids: Vec<_> = [KIB, KIB, 3 * MIB].map(|bytes| rig.alloc(bytes).expect("a block").id).to_vec();
+    let ids: Vec<_> = [KIB, KIB, 3 * unit].map(|bytes| rig.alloc(bytes).expect("a block").id).to_vec();
     for &id in &ids {
         rig.free(id).expect("a live block");
         assert_eq!(rig.free(id), Err(Error::DoubleFree(id)));
     }
-    for bytes in [KIB, KIB, 3 * MIB] {
+    for bytes in [KIB, KIB, 3 * unit] {
         rig.alloc(bytes).expect("a block");
     }
     for &id in &ids {
@@ -183,10 +193,11 @@ pub fn double_free(subject: &Subject) {
 
 /// Trimming takes nothing from live blocks, and what it took can be had again.
 pub fn use_after_trim(subject: &Subject) {
+    let unit = subject.unit();
     let mut rig = subject.rig();
-    let kept = rig.alloc(3 * MIB + 1).expect("a block");
+    let kept = rig.alloc(3 * unit + 1).expect("a block");
     for _ in 0..3 {
-        for op in model_pass().into_iter().filter(|op| matches!(op, Op::Alloc { .. })) {
+        for op in model_pass(unit).into_iter().filter(|op| matches!(op, Op::Alloc { .. })) {
             rig.step(op).expect("memory");
         }
         for block in rig.live().to_vec() {
@@ -203,7 +214,7 @@ pub fn use_after_trim(subject: &Subject) {
 /// With nothing live, everything is given back, unless the manager is one that never does.
 pub fn end_state(subject: &Subject) {
     let mut rig = subject.rig();
-    rig.run(&model_pass());
+    rig.run(&model_pass(subject.unit()));
     let held = rig.manager().usage().held;
     let released = rig.trim().expect("the device works");
     if subject.trims {
@@ -218,8 +229,9 @@ pub fn end_state(subject: &Subject) {
 
 /// A limit too small: the error names request, live, held and limit; nothing is lost; the manager goes on.
 pub fn limit_too_small(subject: &Subject) {
-    let limit = 64 * MIB;
-    let request = 16 * MIB;
+    let unit = subject.unit();
+    let limit = 64 * unit;
+    let request = 16 * unit;
     let mut rig = subject.limited(limit);
     let refusal = |rig: &mut Rig, request| {
         let before = (rig.manager().usage(), rig.manager().stats());
@@ -255,8 +267,9 @@ pub fn limit_too_small(subject: &Subject) {
 
 /// Under a limit, whatever comes: errors say that memory ran out, and nothing else breaks.
 pub fn random_operations_under_a_limit(subject: &Subject) {
-    property(80, |ops| {
-        let mut rig = subject.limited(96 * MIB);
+    let unit = subject.unit();
+    property(subject, 80, |ops| {
+        let mut rig = subject.limited(96 * unit);
         for &op in ops {
             match rig.step(op) {
                 Ok(()) | Err(Error::OutOfMemory { .. }) => {}
@@ -269,7 +282,7 @@ pub fn random_operations_under_a_limit(subject: &Subject) {
 
 /// Random operations agree with the shadow at every step.
 pub fn random_operations(subject: &Subject) {
-    property(120, |ops| {
+    property(subject, 120, |ops| {
         let mut rig = subject.rig();
         for &op in ops {
             rig.step(op).unwrap_or_else(|error| panic!("{op:?}: {error}"));
@@ -286,7 +299,7 @@ pub fn each_device_call_fails(subject: &Subject) {
         for n in 1.. {
             let (mut rig, hands) = subject.faulty(1);
             hands[0].set(Plan::nth(n).of(call).halfway());
-            run_through_failures(&mut rig, &hands);
+            run_through_failures(&mut rig, busy_pass(subject.unit()), &hands);
             subject.finish(rig);
             if hands[0].failed() == 0 {
                 break;
@@ -304,7 +317,7 @@ pub fn undoing_fails_too(subject: &Subject) {
             for (hand, undo) in hands[1..].iter().zip([Call::Unmap, Call::Release, Call::Unreserve]) {
                 hand.set(Plan::every(1).of(undo));
             }
-            run_through_failures(&mut rig, &hands);
+            run_through_failures(&mut rig, busy_pass(subject.unit()), &hands);
             subject.finish(rig);
             if hands[0].failed() == 0 {
                 break;
@@ -318,7 +331,7 @@ pub fn each_create_runs_out(subject: &Subject) {
     for n in 1.. {
         let (mut rig, hands) = subject.faulty(1);
         hands[0].set(Plan::nth(n).of(Call::Create).out_of_memory());
-        for op in busy_pass() {
+        for op in busy_pass(subject.unit()) {
             match rig.step(op) {
                 Ok(()) | Err(Error::OutOfMemory { .. }) => {}
                 Err(error) => panic!("{op:?}: {error}"),
@@ -333,7 +346,7 @@ pub fn each_create_runs_out(subject: &Subject) {
 
 /// The same operations on two fresh devices lead to the same placement and the same device calls.
 pub fn determinism(subject: &Subject) {
-    property(60, |ops| {
+    property(subject, 60, |ops| {
         let mut one = subject.rig();
         let mut other = subject.rig();
         for (n, &op) in ops.iter().enumerate() {
@@ -349,7 +362,7 @@ pub fn third_pass_is_free(subject: &Subject) {
     if !subject.settles {
         return;
     }
-    let pass = model_pass();
+    let pass = model_pass(subject.unit());
     let mut rig = subject.rig();
     rig.run(&pass);
     rig.run(&pass);
@@ -366,24 +379,26 @@ pub fn third_pass_is_free(subject: &Subject) {
 
 /// Peaks start again from what is live and held.
 pub fn peaks_start_again(subject: &Subject) {
+    let unit = subject.unit();
     let mut rig = subject.rig();
-    let small = rig.alloc(2 * MIB).expect("a block");
-    let large = rig.alloc(30 * MIB).expect("a block");
+    let small = rig.alloc(2 * unit).expect("a block");
+    let large = rig.alloc(30 * unit).expect("a block");
     rig.free(large.id).expect("a live block");
-    assert_eq!(rig.manager().usage().peak_live, 32 * MIB);
+    assert_eq!(rig.manager().usage().peak_live, 32 * unit);
     rig.step(Op::ResetPeaks).expect("nothing that can fail");
     let usage = rig.manager().usage();
-    assert_eq!((usage.peak_live, usage.peak_held), (2 * MIB, usage.held));
+    assert_eq!((usage.peak_live, usage.peak_held), (2 * unit, usage.held));
     rig.free(small.id).expect("a live block");
-    assert_eq!(rig.manager().usage().peak_live, 2 * MIB);
+    assert_eq!(rig.manager().usage().peak_live, 2 * unit);
     subject.finish(rig);
 }
 
 /// Streams may be any number.
 pub fn any_stream(subject: &Subject) {
+    let unit = subject.unit();
     let mut rig = subject.rig();
     for stream in [0, 1, u64::MAX].map(Stream) {
-        rig.step(Op::Alloc { bytes: MIB, stream: stream.0 }).expect("a block");
+        rig.step(Op::Alloc { bytes: unit, stream: stream.0 }).expect("a block");
     }
     subject.finish(rig);
 }
@@ -393,8 +408,8 @@ const CALLS: [Call; 7] =
     [Call::Reserve, Call::Create, Call::Map, Call::SetAccess, Call::Unmap, Call::Release, Call::Unreserve];
 
 /// Runs a pass until an operation has met the first hand's fault, repairs the device, and runs the rest.
-fn run_through_failures(rig: &mut Rig, hands: &[Faults]) {
-    for (n, op) in busy_pass().into_iter().enumerate() {
+fn run_through_failures(rig: &mut Rig, ops: Vec<Op>, hands: &[Faults]) {
+    for (n, op) in ops.into_iter().enumerate() {
         let broken = hands.iter().any(|hand| hand.failed() > 0);
         let answer = rig.step(op);
         let may_fail = broken || hands.iter().any(|hand| hand.failed() > 0);
@@ -412,10 +427,10 @@ fn run_through_failures(rig: &mut Rig, hands: &[Faults]) {
 
 /// Runs a property over random operations, and shrinks what breaks it. `PROPTEST_CASES` and the other
 /// settings of proptest apply; a quarter of its cases are run, for every one is a whole sequence.
-fn property(most: usize, holds: impl Fn(&[Op])) {
+fn property(subject: &Subject, most: usize, holds: impl Fn(&[Op])) {
     let given = Config::default();
     let config = Config { cases: (given.cases / 4).max(1), failure_persistence: None, ..given };
-    let outcome = TestRunner::new(config).run(&workload::ops(most), |ops| {
+    let outcome = TestRunner::new(config).run(&workload::ops(most, subject.unit()), |ops| {
         holds(&ops);
         Ok(())
     });

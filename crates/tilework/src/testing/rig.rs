@@ -171,3 +171,6 @@ impl Rig {
         self.live.iter().map(place).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

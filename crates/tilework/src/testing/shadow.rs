@@ -118,3 +118,6 @@ impl Shadow {
         manager.check_invariants();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,17 +6,16 @@ use proptest::prelude::*;
 use super::Op;
 
 const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
 
-/// Sizes as they occur in the traces of real models: from single bytes to about a hundred MiB, round
-/// ones and odd ones.
-pub fn sizes() -> impl Strategy<Value = u64> {
+/// Sizes as they occur in the traces of real models: from single bytes to about a hundred units, round
+/// ones and odd ones. A real model's unit is a MiB; a smaller one, of 64 KiB at least, makes a small model.
+pub fn sizes(unit: u64) -> impl Strategy<Value = u64> {
     let magnitude = prop_oneof![
         3 => 1..=KIB,
-        3 => KIB..=64 * KIB,
-        3 => 64 * KIB..=2 * MIB,
-        3 => 2 * MIB..=32 * MIB,
-        1 => 32 * MIB..=96 * MIB,
+        3 => KIB..=unit / 16,
+        3 => unit / 16..=2 * unit,
+        3 => 2 * unit..=32 * unit,
+        1 => 32 * unit..=96 * unit,
     ];
     // Tensors are multiples of their element; powers of two, and one byte either side of them, are where
     // rounding goes wrong.
@@ -29,8 +28,8 @@ pub fn sizes() -> impl Strategy<Value = u64> {
     })
 }
 
-/// Up to `most` operations on blocks of a handful of sizes.
-pub fn ops(most: usize) -> impl Strategy<Value = Vec<Op>> {
+/// Up to `most` operations on blocks of a handful of [`sizes`].
+pub fn ops(most: usize, unit: u64) -> impl Strategy<Value = Vec<Op>> {
     let step = prop_oneof![
         12 => (any::<prop::sample::Index>(), prop_oneof![9 => Just(0), 1 => 0..4_u64])
             .prop_map(|(size, stream)| Step::Alloc(size, stream)),
@@ -39,7 +38,7 @@ pub fn ops(most: usize) -> impl Strategy<Value = Vec<Op>> {
         1 => Just(Step::Op(Op::Trim)),
         1 => Just(Step::Op(Op::ResetPeaks)),
     ];
-    (vec(sizes(), 1..10), vec(step, 0..most)).prop_map(|(palette, steps)| {
+    (vec(sizes(unit), 1..10), vec(step, 0..most)).prop_map(|(palette, steps)| {
         let op = |step| match step {
             Step::Alloc(size, stream) => Op::Alloc { bytes: palette[size.index(palette.len())], stream },
             Step::Op(op) => op,
