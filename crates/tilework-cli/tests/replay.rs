@@ -166,6 +166,7 @@ fn a_limit_too_small_names_request_live_held_and_limit() {
     let output = replay(&folder.sample(), ["--limit", "4MiB", "--manager", "committed"]);
     let error = refused(&output, 1);
     for part in [
+        "committed on sim-h200: ",
         "line 3, pass 1: out of memory",
         "4194304 bytes requested",
         "1048576 bytes live",
