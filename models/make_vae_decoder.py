@@ -16,13 +16,14 @@ parameters. What memory it asks for, in which order and for how long, is therefo
 Batch, height and width may change from run to run. A latent of 16 x 16 is an image of 128 x 128, one of 128 x 128 an image of
 1024 x 1024.
 
-Each parameter larger than STORED_AT_MOST elements becomes a few standard nodes on constants. Element i of a parameter is
+Weights come from one table of numbers spread evenly over [-1, 1), which the model itself computes. Its element i is
 
-    x = (start + i * STEP) mod M,   x = x * x mod M   (twice),   value = float(x) * scale + shift
+    x = i * STEP mod M,   x = x * x mod M   (twice),   table[i] = float(x) * (2 / M) - 1
 
-The integers are exact, and the float steps are one conversion, one product and one sum, each rounded once: every runtime gets
-the same bits. ONNX Runtime folds the nodes into plain weights when it loads the model with its optimisations on (the default).
-With them off, the weights are computed again in every run.
+and each parameter larger than STORED_AT_MOST elements is a slice of the table, scaled, shifted where its mean is not zero, and
+given its shape. All of this is standard nodes on constants. The integers are exact and each float step is rounded once, so every
+runtime gets the same bits. ONNX Runtime folds the nodes into plain weights when it loads the model with its optimisations on (the
+default). With them off, the weights are computed again in every run.
 """
 
 import argparse
@@ -45,11 +46,14 @@ OPSET = 18
 # the second squaring mixes further and loses nothing.
 M = 2**31 - 1
 
-# Any step does that spreads successive elements over [0, M). Kept below 2^31 so that start + i * STEP stays below 2^53 for the
-# largest parameter: ONNX Runtime computes the length of a Range in double precision.
+# Any step does that spreads successive elements over [0, M). Kept below 2^31 so that the end of the Range stays below 2^53: ONNX
+# Runtime computes the length of a Range in double precision.
 STEP = 1_640_531_527
 
-# Smaller parameters stay in the file: ten nodes would take more room than their bytes.
+# How many places in the table a parameter can start at: enough that two alike seldom start at the same one.
+PLACES = 1 << 19
+
+# Smaller parameters stay in the file: the nodes for them would take as much room as their bytes.
 STORED_AT_MOST = 256
 
 
@@ -78,54 +82,81 @@ class Decoder(torch.nn.Module):
         return self.decoder(self.post_quant_conv(latent))
 
 
+class Table:
+    """The numbers that all weights are cut from."""
+
+    def __init__(self, size):
+        self.size = size
+        x = np.arange(size, dtype=np.int64) * STEP % M
+        for _ in range(2):
+            x = x * x % M
+        self.values = x.astype(np.float32) * np.float32(2.0 / M) - np.float32(1.0)
+
+    def nodes(self):
+        """The nodes that compute the values as `table`, and the constants they read."""
+        assert self.size * STEP < 2**53
+        constants = [
+            numpy_helper.from_array(np.array(0, np.int64), "table/start"),
+            numpy_helper.from_array(np.array(self.size * STEP, np.int64), "table/limit"),
+            numpy_helper.from_array(np.array(STEP, np.int64), "table/step"),
+            numpy_helper.from_array(np.array(M, np.int64), "table/M"),
+            numpy_helper.from_array(np.array(2.0 / M, np.float32), "table/scale"),
+            numpy_helper.from_array(np.array(1.0, np.float32), "table/one"),
+        ]
+        nodes = [
+            helper.make_node("Range", ["table/start", "table/limit", "table/step"], ["table/0"]),
+            helper.make_node("Mod", ["table/0", "table/M"], ["table/1"]),
+            helper.make_node("Mul", ["table/1", "table/1"], ["table/2"]),
+            helper.make_node("Mod", ["table/2", "table/M"], ["table/3"]),
+            helper.make_node("Mul", ["table/3", "table/3"], ["table/4"]),
+            helper.make_node("Mod", ["table/4", "table/M"], ["table/5"]),
+            helper.make_node("Cast", ["table/5"], ["table/6"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["table/6", "table/scale"], ["table/7"]),
+            helper.make_node("Sub", ["table/7", "table/one"], ["table"]),
+        ]
+        return nodes, constants
+
+
 class Recipe:
-    """How one parameter is computed: where its sequence starts and how its values are scaled."""
+    """How one parameter is cut from the table."""
 
     def __init__(self, name, shape, seed):
         self.name = name
         self.shape = list(shape)
         self.size = math.prod(shape)
-        # The name picks the sequence, so that a parameter keeps its values when others come or go.
-        self.start = zlib.crc32(f"{seed}/{name}".encode())
+        # The name picks the place, so that a parameter keeps its values when others come or go.
+        self.start = zlib.crc32(f"{seed}/{name}".encode()) % PLACES
+        self.centre = None
         if len(shape) > 1:
             # Uniform with variance 1 / fan-in. Every convolution but the first sees a normalised input, so this keeps
             # activations near 1 from end to end.
-            centre, half_width = 0.0, math.sqrt(3.0 / math.prod(shape[1:]))
-        elif "norm" in name and name.endswith("weight"):
-            centre, half_width = 1.0, 0.1
+            half_width = math.sqrt(3.0 / math.prod(shape[1:]))
         else:
-            centre, half_width = 0.0, 0.05
-        self.scale = np.float32(2.0 * half_width / M)
-        self.shift = np.float32(centre - half_width)
-        assert self.start + self.size * STEP < 2**53
+            half_width = 0.05
+            if "norm" in name and name.endswith("weight"):
+                self.centre = np.float32(1.0)
+        self.half_width = np.float32(half_width)
 
-    def values(self):
-        x = (self.start + np.arange(self.size, dtype=np.int64) * STEP) % M
-        for _ in range(2):
-            x = x * x % M
-        return (x.astype(np.float32) * self.scale + self.shift).reshape(self.shape)
+    def values(self, table):
+        x = table.values[self.start : self.start + self.size] * self.half_width
+        if self.centre is not None:
+            x = x + self.centre
+        return x.reshape(self.shape)
 
-    def nodes(self, output, transposed):
-        """The nodes that compute the values as `output`, and the constants they read. `M` and `STEP` are shared constants."""
+    def nodes(self, output, shape, transposed):
+        """The nodes that compute the values in `shape` as `output`, and the constants they read."""
         constants = [
-            numpy_helper.from_array(np.array(self.start, np.int64), f"{output}/start"),
-            numpy_helper.from_array(np.array(self.start + self.size * STEP, np.int64), f"{output}/limit"),
-            numpy_helper.from_array(self.scale, f"{output}/scale"),
-            numpy_helper.from_array(self.shift, f"{output}/shift"),
-            numpy_helper.from_array(np.array(self.shape, np.int64), f"{output}/shape"),
+            numpy_helper.from_array(np.array([self.start], np.int64), f"{output}/start"),
+            numpy_helper.from_array(np.array([self.start + self.size], np.int64), f"{output}/end"),
+            numpy_helper.from_array(self.half_width, f"{output}/half_width"),
         ]
-        steps = [
-            ("Range", [f"{output}/start", f"{output}/limit", "STEP"], {}),
-            ("Mod", [None, "M"], {}),
-            ("Mul", [None, None], {}),
-            ("Mod", [None, "M"], {}),
-            ("Mul", [None, None], {}),
-            ("Mod", [None, "M"], {}),
-            ("Cast", [None], {"to": TensorProto.FLOAT}),
-            ("Mul", [None, f"{output}/scale"], {}),
-            ("Add", [None, f"{output}/shift"], {}),
-            ("Reshape", [None, f"{output}/shape"], {}),
-        ]
+        steps = [("Slice", ["table", f"{output}/start", f"{output}/end"], {}), ("Mul", [None, f"{output}/half_width"], {})]
+        if self.centre is not None:
+            constants.append(numpy_helper.from_array(self.centre, f"{output}/centre"))
+            steps.append(("Add", [None, f"{output}/centre"], {}))
+        if len(shape) > 1:
+            constants.append(numpy_helper.from_array(np.array(shape, np.int64), f"{output}/shape"))
+            steps.append(("Reshape", [None, f"{output}/shape"], {}))
         if transposed:
             steps.append(("Transpose", [None], {"perm": [1, 0]}))
         nodes, previous = [], None
@@ -155,31 +186,28 @@ def export(model, path):
     return onnx.load(path)
 
 
-def compute_weights(exported, recipes):
-    """The same model with every large parameter replaced by its recipe, and with nothing in it that does not change a result."""
+def compute_weights(exported, table, recipes):
+    """The same model with every large parameter replaced by its recipe, and without names, notes and shapes it can do without."""
     # The exporter renames, reshapes and transposes parameters. Their values tell which is which, since no two are alike.
     by_value = {}
     for recipe in recipes:
-        values = recipe.values()
+        values = recipe.values(table)
         by_value[values.tobytes()] = (recipe, False)
         if values.ndim == 2:
             by_value[values.T.tobytes()] = (recipe, True)
 
-    nodes, constants, computed = [], [], 0
+    nodes, constants = table.nodes()
+    computed = 0
     for initializer in exported.graph.initializer:
         array = numpy_helper.to_array(initializer)
         if array.size <= STORED_AT_MOST:
             constants.append(numpy_helper.from_array(array, initializer.name))
             continue
         recipe, transposed = by_value[array.tobytes()]
-        if not transposed:
-            recipe.shape = list(array.shape)
-        made, read = recipe.nodes(initializer.name, transposed)
+        made, read = recipe.nodes(initializer.name, recipe.shape if transposed else list(array.shape), transposed)
         nodes += made
         constants += read
         computed += 1
-    constants.append(numpy_helper.from_array(np.array(M, np.int64), "M"))
-    constants.append(numpy_helper.from_array(np.array(STEP, np.int64), "STEP"))
 
     for node in exported.graph.node:
         kept = onnx.NodeProto()
@@ -238,14 +266,13 @@ def main():
     arguments = parser.parse_args()
 
     model = Decoder(tuple(arguments.channels)).eval()
-    recipes = []
-    for name, parameter in model.named_parameters():
-        recipe = Recipe(name, parameter.shape, arguments.seed)
-        parameter.data = torch.from_numpy(recipe.values())
-        recipes.append(recipe)
+    recipes = [Recipe(name, parameter.shape, arguments.seed) for name, parameter in model.named_parameters()]
+    table = Table(max(recipe.size for recipe in recipes) + PLACES)
+    for recipe, parameter in zip(recipes, model.parameters()):
+        parameter.data = torch.from_numpy(recipe.values(table))
 
     exported = export(model, arguments.output)
-    small, computed = compute_weights(exported, recipes)
+    small, computed = compute_weights(exported, table, recipes)
     onnx.save(small, arguments.output)
     parameters = sum(recipe.size for recipe in recipes)
     print(

@@ -27,6 +27,8 @@ mod error;
 pub mod manager;
 pub mod record;
 pub mod replay;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod timeline;
 pub mod trace;
 

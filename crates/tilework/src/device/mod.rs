@@ -14,6 +14,10 @@ pub mod books;
 pub mod conformance;
 pub mod costs;
 pub mod fault;
+// The one place in the crate that maps memory and copies through raw addresses.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+pub mod host;
 pub mod limit;
 pub mod null;
 mod open;

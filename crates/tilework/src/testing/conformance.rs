@@ -353,7 +353,8 @@ pub fn third_pass_is_free(subject: &Subject) {
     let mut rig = subject.rig();
     rig.run(&pass);
     rig.run(&pass);
-    let (calls, driver, usage) = (rig.witness().calls(), rig.manager().device().calls(), rig.manager().usage());
+    let (calls, driver, usage) =
+        (rig.witness().calls(), rig.manager().device().calls(), rig.manager().usage());
     for _ in 0..12 {
         rig.run(&pass);
         assert_eq!(rig.witness().log(calls), [], "device calls in a steady run");
@@ -388,15 +389,8 @@ pub fn any_stream(subject: &Subject) {
 }
 
 /// The calls a manager makes.
-const CALLS: [Call; 7] = [
-    Call::Reserve,
-    Call::Create,
-    Call::Map,
-    Call::SetAccess,
-    Call::Unmap,
-    Call::Release,
-    Call::Unreserve,
-];
+const CALLS: [Call; 7] =
+    [Call::Reserve, Call::Create, Call::Map, Call::SetAccess, Call::Unmap, Call::Release, Call::Unreserve];
 
 /// Runs a pass until an operation has met the first hand's fault, repairs the device, and runs the rest.
 fn run_through_failures(rig: &mut Rig, hands: &[Faults]) {

@@ -1,6 +1,6 @@
 //! A manager under test: runs operations on it and checks everything after each.
 
-use super::checked::{Witness, Checked};
+use super::checked::{Checked, Witness};
 use super::op::Op;
 use super::shadow::Shadow;
 use crate::device::Device;

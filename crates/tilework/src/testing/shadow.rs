@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::checked::{Witness, Extent};
+use super::checked::{Extent, Witness};
 use super::pattern;
 use crate::device::{Device, HeapId};
 use crate::manager::{Block, BlockId, Manager};
