@@ -209,6 +209,16 @@ fn a_failed_replay_leaves_no_recording() {
     assert!(refused(&error, 1).contains("recording failed"));
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn verifying_takes_the_device_that_has_memory() {
+    let folder = Folder::new();
+    for manager in ["tiled", "placed", "bucketized", "committed"] {
+        let value = json(&replay(&folder.sample(), ["--json", "--verify", "--manager", manager]));
+        assert_eq!((&value["manager"], &value["device"]), (&manager.into(), &"host".into()));
+    }
+}
+
 #[test]
 fn a_picture_is_drawn() {
     let folder = Folder::new();
