@@ -219,14 +219,26 @@ impl Extents {
 
     /// Makes the first `len` grains of a void free: they are backed now.
     pub fn back(&mut self, void: Void, len: u32) {
+        let node = self.take_void(void, len);
+        self.release(node);
+    }
+
+    /// Takes the first `len` grains of a void out of use for good: the device has something there that it
+    /// would not let go.
+    pub fn lose(&mut self, void: Void, len: u32) {
+        let node = self.take_void(void, len);
+        self.nodes[node as usize].kind = Kind::Lost;
+    }
+
+    fn take_void(&mut self, void: Void, len: u32) -> u32 {
         let Void { start, len: whole, node } = void;
         assert!(self.voids.remove(&(whole, start, node)) && len <= whole, "a void that holds {len} grains");
-        let mut free = node;
-        if len < whole {
-            free = self.split(node, len);
-            self.voids.insert((whole - len, start + len, node));
+        if len == whole {
+            return node;
         }
-        self.release(free);
+        let low = self.split(node, len);
+        self.voids.insert((whole - len, start + len, node));
+        low
     }
 
     /// Closes a heap that lies in the free run `run`: nothing is placed in it until it is opened again.

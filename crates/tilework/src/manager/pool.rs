@@ -192,8 +192,15 @@ impl Pool {
         if wanted > lacks && out_of_memory(&made) {
             made = self.create(lacks, long_lived, grown);
         }
-        if out_of_memory(&made) && self.give_back_unused()? > 0 {
-            made = self.create(lacks, long_lived, grown);
+        if out_of_memory(&made) {
+            // Free heaps are part of what a tiled pool could use already; in a placed one each was too short.
+            let released = match self.kind {
+                Kind::Tiled => self.memory.retry()?,
+                _ => self.give_back_unused()?,
+            };
+            if released > 0 {
+                made = self.create(lacks, long_lived, grown);
+            }
         }
         made.map_err(|error| self.memory.explain(bytes, error))
     }
@@ -230,6 +237,13 @@ impl Pool {
         if outcome.is_ok() {
             self.adopt(start, &made, grown);
         } else {
+            let range = self.region_of(start).range.id;
+            let offset = self.region_of(start).offset(start);
+            let stuck = |r: &Return| r.unmap.is_some_and(|(id, at, _)| (id, at) == (range, offset));
+            if self.memory.leftovers().iter().any(stuck) {
+                let void = self.extents.find_void(len).expect("the void that was found before");
+                self.extents.lose(void, len);
+            }
             for (heap, len) in made {
                 let release = Some((heap, u64::from(len) * GRAIN));
                 let _logged = self.memory.give_back(Return { release, ..Return::default() });
