@@ -19,7 +19,8 @@ use crate::{table, units};
 ///
 /// Replays each trace on every manager, each in a process of its own so that the kernel's figures are
 /// that manager's alone, and prints one table. The time of a pass is what the manager took and what the
-/// device took or was charged.
+/// device took or was charged. The peak RSS is the kernel's; it counts a page as often as it is mapped, so
+/// that memory with two addresses, as stitched tiles have, is in it twice.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {

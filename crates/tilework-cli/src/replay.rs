@@ -122,10 +122,12 @@ pub fn load(path: &Path, scale: f64) -> anyhow::Result<Trace> {
 
 fn observed(trace: &Trace, manager: &mut dyn Manager, options: &ReplayOptions) -> anyhow::Result<Report> {
     let total = trace.steps().len() as u64 * u64::from(options.repeat);
-    let mut progress = Progress::new(manager.kind().to_string(), total);
+    let (kind, device) = (manager.kind(), manager.device().name());
+    let mut progress = Progress::new(kind.to_string(), total);
     replay(trace, manager, options, &mut progress).map_err(|error| match error {
         ReplayError::NoMemory { .. } => Usage(error.to_string()).into(),
-        error => error.into(),
+        // Named, since compare's children report on the same stderr.
+        error => anyhow::Error::new(error).context(format!("{kind} on {device}")),
     })
 }
 

@@ -166,6 +166,7 @@ fn a_limit_too_small_names_request_live_held_and_limit() {
     let output = replay(&folder.sample(), ["--limit", "4MiB", "--manager", "committed"]);
     let error = refused(&output, 1);
     for part in [
+        "committed on sim-h200: ",
         "line 3, pass 1: out of memory",
         "4194304 bytes requested",
         "1048576 bytes live",
@@ -206,6 +207,16 @@ fn a_failed_replay_leaves_no_recording() {
     let nowhere = folder.path("no/such/folder/r.csv.gz");
     let error = replay(&folder.sample(), ["--record", nowhere.to_str().unwrap()]);
     assert!(refused(&error, 1).contains("recording failed"));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn verifying_takes_the_device_that_has_memory() {
+    let folder = Folder::new();
+    for manager in ["tiled", "placed", "bucketized", "committed"] {
+        let value = json(&replay(&folder.sample(), ["--json", "--verify", "--manager", manager]));
+        assert_eq!((&value["manager"], &value["device"]), (&manager.into(), &"host".into()));
+    }
 }
 
 #[test]

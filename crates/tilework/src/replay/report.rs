@@ -45,6 +45,7 @@ pub struct PassReport {
     pub device_calls: Calls,
     /// Time in these calls, microseconds: measured on real devices, charged on simulated ones.
     pub device_us: f64,
-    /// Time per event of the trace outside the device, nanoseconds.
+    /// Time per event of the trace outside the device, nanoseconds. Verifying is not in it, but the caches
+    /// it empties are: measure without.
     pub policy_ns_per_op: f64,
 }
