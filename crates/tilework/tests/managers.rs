@@ -43,5 +43,13 @@ tilework::manager_conformance! {
     committed_without_tiling: Subject::of(Kind::Committed, || Box::new(Sim::h200().without_tiling()));
     bucketized_without_tiling: Subject::of(Kind::Bucketized, || Box::new(Sim::h200().without_tiling()));
     bucketized_exact_on_sim_d3d12: bucketized_exact();
-    // PLUG IN: the same for Kind::Tiled and Kind::Placed.
+    tiled_on_host: Subject::of(Kind::Tiled, host);
+    tiled_on_sim_h200: Subject::of(Kind::Tiled, sim_h200);
+    tiled_on_sim_d3d12: Subject::of(Kind::Tiled, sim_d3d12);
+    tiled_on_null: Subject::of(Kind::Tiled, null);
+    placed_on_host: Subject::of(Kind::Placed, host);
+    placed_on_sim_h200: Subject::of(Kind::Placed, sim_h200);
+    placed_on_sim_d3d12: Subject::of(Kind::Placed, sim_d3d12);
+    placed_on_null: Subject::of(Kind::Placed, null);
+    placed_without_tiling: Subject::of(Kind::Placed, || Box::new(Sim::h200().without_tiling()));
 }

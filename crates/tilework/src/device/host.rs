@@ -133,7 +133,8 @@ impl Host {
 
     /// At how many of these offsets of a range the kernel keeps what lies before and behind apart.
     ///
-    /// It joins unmapped to unmapped, and file pages to file pages where the file goes on.
+    /// It joins unmapped to unmapped, and file pages to file pages where the file goes on. What lies
+    /// outside the range counts as unmapped; where it is not ours at all the count is one too high.
     fn boundaries(&self, range: RangeId, offsets: &[u64]) -> u64 {
         let file_at = |piece: Bind| self.heaps[&piece.heap] + piece.heap_offset;
         let is_boundary = |&&offset: &&u64| {

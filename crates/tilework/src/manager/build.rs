@@ -1,9 +1,10 @@
 //! A manager by its kind, with the fallback for devices that lack what it needs.
 
-use crate::device::{Call, Device, DeviceError};
-use crate::error::{Error, Result};
+use crate::device::Device;
+use crate::error::Result;
 use crate::manager::bucketized::Bucketized;
 use crate::manager::committed::Committed;
+use crate::manager::pool::Pool;
 use crate::manager::{Kind, Manager, Options};
 
 /// A manager ready for use.
@@ -27,8 +28,8 @@ pub fn build(kind: Kind, device: Box<dyn Device>, options: &Options) -> Result<B
         tracing::warn!("{sentence}");
     }
     let manager: Box<dyn Manager> = match serving {
-        // PLUG IN: `Box::new(Tiled::new(device, options)?)` and `Box::new(Placed::new(device, options)?)`.
-        Kind::Tiled | Kind::Placed => return Err(not_plugged_in(serving)),
+        Kind::Tiled => Box::new(Pool::tiled(device, options)),
+        Kind::Placed => Box::new(Pool::placed(device, options)),
         Kind::Bucketized => Box::new(Bucketized::new(device, options.rounding)),
         Kind::Committed => Box::new(Committed::new(device)),
     };
@@ -46,14 +47,6 @@ fn serving(kind: Kind, device: &dyn Device) -> (Kind, Option<String>) {
         return (Kind::Placed, Some(sentence));
     }
     (kind, None)
-}
-
-/// PLUG IN: goes away together with the arm above that uses it.
-fn not_plugged_in(kind: Kind) -> Error {
-    Error::Device(DeviceError::Failed {
-        call: Call::Create,
-        reason: format!("the manager {kind} is not part of this build yet"),
-    })
 }
 
 #[cfg(test)]

@@ -74,8 +74,6 @@ struct RangeState {
     range: Range,
     number: u64,
     pieces: BTreeMap<u64, Piece>,
-    /// What was mapped here and is no more: the same place must never mean other memory under the same id.
-    past: Vec<Bind>,
 }
 
 struct Piece {
@@ -194,7 +192,7 @@ impl Device for Checked {
         }
         let number = state.range_ids.len() as u64;
         state.by_address.insert(range.address, range.id);
-        let fresh = RangeState { range, number, pieces: BTreeMap::new(), past: Vec::new() };
+        let fresh = RangeState { range, number, pieces: BTreeMap::new() };
         state.ranges.insert(range.id, fresh);
         state.totals.reserved += bytes;
         state.log.push(Logged { call: Call::Reserve, what: number, offset: 0, bytes, heap: None });
@@ -288,9 +286,6 @@ impl Device for Checked {
         for at in offsets {
             let piece = target.pieces.remove(&at).expect("seen above");
             state.heaps.get_mut(&piece.bind.heap).expect("a mapped heap is held").mappings -= 1;
-            if !target.past.contains(&piece.bind) {
-                target.past.push(piece.bind);
-            }
         }
         state.totals.mapped -= bytes;
         state.log.push(Logged { call: Call::Unmap, what: target.number, offset, bytes, heap: None });
@@ -339,13 +334,6 @@ impl State {
             if !caps.tiling {
                 let whole = bytes == known.bytes && bytes == range.range.bytes;
                 assert!(whole && known.mappings == 0, "{bind:?} tiles on a device that cannot");
-            }
-            for past in &range.past {
-                let meets = past.range_offset < end && range_offset < past.range_offset + past.bytes;
-                let same = past.heap == heap
-                    && past.heap_offset.wrapping_sub(past.range_offset)
-                        == heap_offset.wrapping_sub(range_offset);
-                assert!(!meets || same, "{id:?} was bound as {past:?} and now as {bind:?}");
             }
         }
     }

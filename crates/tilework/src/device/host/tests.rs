@@ -117,15 +117,15 @@ fn the_count_of_mappings_is_the_kernels() {
     let heap = host.create(8 * TILE).unwrap();
     let range = host.reserve(16 * TILE).unwrap();
     let agree = |host: &Host| {
-        let kernel = kernel_entries(range.address, range.bytes);
-        // The kernel's last entry is what the alignment left over, or reaches into it.
-        let tail =
-            kernel_entries(range.address + range.bytes, 1).iter().filter(|l| !kernel.contains(l)).count();
-        let head = kernel_entries(range.address - 1, 1).iter().filter(|l| !kernel.contains(l)).count();
-        let mine = kernel.len() + tail;
-        let counted = host.entries as usize;
-        // Before the range there is an entry of its own only where the alignment left something there.
-        assert!(counted == mine || counted == mine + head, "{counted} counted: {kernel:#?}");
+        // Behind the range lies what the alignment left over, before it only perhaps: the count allows
+        // for it. Other tests map and unmap meanwhile, and the kernel's list is no snapshot: a wrong
+        // count stays wrong when read again.
+        let agrees = || {
+            let kernel = kernel_entries(range.address, range.bytes + 1).len() as u64;
+            host.entries == kernel || host.entries == kernel + 1
+        };
+        let entries = || kernel_entries(range.address, range.bytes);
+        assert!((0..100).any(|_| agrees()), "{} counted: {:#?}", host.entries, entries());
         assert_eq!(host.budget.used(), host.entries);
     };
     agree(&host);

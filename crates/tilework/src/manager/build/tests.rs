@@ -25,8 +25,7 @@ fn every_other_choice_serves_as_it_is() {
 
 #[test]
 fn what_was_built_is_what_was_asked_for() {
-    // PLUG IN: Kind::ALL.
-    for kind in [Kind::Bucketized, Kind::Committed] {
+    for kind in Kind::ALL {
         let built = build(kind, Box::new(Null::new()), &Options::default()).unwrap();
         assert_eq!((built.manager.kind(), built.fallback), (kind, None));
     }
