@@ -180,7 +180,9 @@ fn any_live_pooled_buffer_blocks_shrinking_for_ever() {
     };
     on_each_device(|mut rig| {
         shrinks(&mut rig, |rig| (0..=AGE).for_each(|_| end(rig)));
-        shrinks(&mut rig, |rig| assert!(rig.trim().is_ok()));
+        shrinks(&mut rig, |rig| {
+            rig.trim().expect("the device works");
+        });
     });
 }
 

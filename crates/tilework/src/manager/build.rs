@@ -21,7 +21,7 @@ pub struct Built {
 /// the log and the same sentence in [`Built::fallback`].
 ///
 /// # Errors
-/// [`Error::Device`] when the device refuses what the manager takes at its start.
+/// [`Error::Device`](crate::Error::Device) when the device refuses what the manager takes at its start.
 pub fn build(kind: Kind, device: Box<dyn Device>, options: &Options) -> Result<Built> {
     let (serving, fallback) = serving(kind, &*device);
     if let Some(sentence) = &fallback {

@@ -65,20 +65,6 @@ fn mapping_over_a_mapping_is_caught() {
 }
 
 #[test]
-#[should_panic(expected = "was bound as")]
-fn binding_other_memory_under_the_same_id_is_caught() {
-    let (mut device, _) = checked();
-    let range = device.reserve(TILE).unwrap();
-    let [one, other] = [TILE, TILE].map(|bytes| device.create(bytes).unwrap());
-    device.map(range.id, &[bind(0, one, TILE)]).unwrap();
-    device.unmap(range.id, 0, TILE).unwrap();
-    // The same again is fine; another is not.
-    device.map(range.id, &[bind(0, one, TILE)]).unwrap();
-    device.unmap(range.id, 0, TILE).unwrap();
-    let _panics = device.map(range.id, &[bind(0, other, TILE)]);
-}
-
-#[test]
 #[should_panic(expected = "maps part of a heap")]
 fn mapping_part_of_a_heap_that_maps_whole_is_caught() {
     let (mut device, _) = checked();
