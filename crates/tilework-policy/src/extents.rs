@@ -163,9 +163,15 @@ pub struct Extents {
     blocks: u64,
 }
 
+impl Default for Extents {
+    fn default() -> Self {
+        Extents::new()
+    }
+}
+
 impl Extents {
-    /// Empty home space. `large`: see [`Lifetimes::new`].
-    pub fn new(large: u32) -> Extents {
+    /// Empty home space.
+    pub fn new() -> Extents {
         let mut positions = Intervals::default();
         positions.insert(0, MAX_GRAINS as u32 / ALIGN * ALIGN);
         Extents {
@@ -177,7 +183,7 @@ impl Extents {
             regions: BTreeSet::new(),
             parts: Vec::new(),
             spare_parts: Vec::new(),
-            lifetimes: Lifetimes::new(large),
+            lifetimes: Lifetimes::new(),
             operations: 0,
             closed: BTreeMap::new(),
             closed_by_len: BTreeSet::new(),

@@ -9,6 +9,10 @@ const SMALL: u32 = 2048;
 /// Half and treble the value place the recorded workloads alike.
 const LONG: u32 = 2048;
 
+/// A length never seen before counts as transient beyond this one, grains (64 MiB), and as long-lived up to
+/// it: weights and states come in many moderate blocks, activations in few large ones.
+const LARGE: u32 = 131_072;
+
 const ENTRIES: usize = 4096;
 
 /// Learns from each freed block how long blocks of its length live, and tells long-lived requests from
@@ -24,7 +28,6 @@ const ENTRIES: usize = 4096;
 #[derive(Debug, Clone)]
 pub struct Lifetimes {
     entries: Vec<Entry>,
-    large: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -33,17 +36,22 @@ struct Entry {
     life: u32,
 }
 
+impl Default for Lifetimes {
+    fn default() -> Self {
+        Lifetimes::new()
+    }
+}
+
 impl Lifetimes {
-    /// `large`, in grains: a length never seen before counts as transient beyond this one (weights and
-    /// states come in many moderate blocks, activations in few large ones), as long-lived up to it.
-    pub fn new(large: u32) -> Lifetimes {
-        Lifetimes { entries: vec![Entry::default(); ENTRIES], large }
+    /// Nothing learnt yet.
+    pub fn new() -> Lifetimes {
+        Lifetimes { entries: vec![Entry::default(); ENTRIES] }
     }
 
     /// Whether a request of `len` grains is expected to live long.
     pub fn long_lived(&self, len: u32) -> bool {
         let entry = self.entries[slot(len)];
-        len <= SMALL || if entry.len == len { entry.life > LONG } else { len <= self.large }
+        len <= SMALL || if entry.len == len { entry.life > LONG } else { len <= LARGE }
     }
 
     /// Notes that a block of `len` grains was freed after `life` operations.
@@ -70,7 +78,7 @@ mod tests {
 
     #[test]
     fn the_last_life_decides() {
-        let mut lifetimes = Lifetimes::new(100_000);
+        let mut lifetimes = Lifetimes::new();
         assert!(lifetimes.long_lived(50_000) && !lifetimes.long_lived(200_000));
         lifetimes.learn(50_000, 10);
         assert!(!lifetimes.long_lived(50_000));
@@ -80,7 +88,7 @@ mod tests {
 
     #[test]
     fn small_requests_always_go_with_the_long_lived() {
-        let mut lifetimes = Lifetimes::new(0);
+        let mut lifetimes = Lifetimes::new();
         lifetimes.learn(SMALL, 1);
         assert!(lifetimes.long_lived(SMALL));
     }

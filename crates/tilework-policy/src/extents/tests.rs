@@ -9,7 +9,7 @@ const MIB: u32 = 2048;
 
 /// One region with `len` grains backed by heaps of at most `heap` grains.
 fn space(len: u32, heap: u32, cut: Cut) -> (Extents, Heaps) {
-    let mut extents = Extents::new(64 * MIB);
+    let mut extents = Extents::new();
     let mut heaps = Heaps::new(cut);
     extents.add_region(1 << 28).unwrap();
     grow(&mut extents, &mut heaps, len, heap);

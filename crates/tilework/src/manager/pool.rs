@@ -96,7 +96,7 @@ impl Pool {
             kind,
             region_bytes: REGION_BYTES.min(caps.max_range_bytes),
             memory: Memory::new(device),
-            extents: Extents::new(grains(options.heap_bytes).min(MAX_GRAINS) as u32),
+            extents: Extents::new(),
             heaps: Heaps::new(cut),
             mappings: Mappings::default(),
             regions: BTreeMap::new(),
