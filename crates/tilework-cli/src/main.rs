@@ -1,2 +1,51 @@
 //! The `tilework` command.
-fn main() {}
+#![forbid(unsafe_code)]
+
+mod choose;
+mod compare;
+mod exit;
+mod log;
+mod plot;
+mod progress;
+mod replay;
+mod table;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Keeps the memory a model's runtime holds close to the memory it has live.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// Log more to stderr: -v what is done, -vv every detail. RUST_LOG overrules it.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    verbose: u8,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  tilework replay trace.csv.gz                    one manager, pass by pass
+  tilework compare trace.csv.gz --plot held.svg   every manager, as a table and a picture
+
+Exit codes: 0 done, 1 failed, 2 wrong usage.";
+
+#[derive(Subcommand)]
+enum Command {
+    Replay(replay::Args),
+    Compare(compare::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log::start(cli.verbose);
+    let result = match cli.command {
+        Command::Replay(args) => replay::run(&args),
+        Command::Compare(args) => compare::run(&args),
+    };
+    exit::code(result)
+}

@@ -25,5 +25,14 @@
 pub mod device;
 mod error;
 pub mod manager;
+pub mod record;
+pub mod replay;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod timeline;
+pub mod trace;
+
+#[cfg(test)]
+mod toy;
 
 pub use error::{Error, Result};

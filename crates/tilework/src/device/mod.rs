@@ -1,10 +1,29 @@
 //! The seam to a device: reserve, create, map, set access, unmap, release.
 //!
 //! A device does what it is told and decides nothing. Managers branch on [`Caps`], never on a name.
+//!
+//! [`open`] makes a device by name. [`fault::Fault`] and [`limit::Limit`] go around any of them. To write
+//! another: keep [`books::Books`], and stamp the conformance suite (feature `testing`) on it.
 
 use std::fmt;
 
 use serde::Serialize;
+
+pub mod books;
+#[cfg(any(test, feature = "testing"))]
+pub mod conformance;
+pub mod costs;
+pub mod fault;
+// The one place in the crate that maps memory and copies through raw addresses.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+pub mod host;
+pub mod limit;
+pub mod null;
+mod open;
+pub mod sim;
+
+pub use open::{NAMES, OpenError, open};
 
 /// What a device can do. Fixed for the life of the device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +76,15 @@ pub struct Bind {
     pub heap_offset: u64,
     /// How much, bytes; a multiple of the tile, the whole heap where heaps map whole.
     pub bytes: u64,
+}
+
+impl Bind {
+    /// Whether `next` goes on where this one ends, both in the range and in the heap.
+    pub fn continued_by(&self, next: &Bind) -> bool {
+        self.heap == next.heap
+            && self.range_offset.checked_add(self.bytes) == Some(next.range_offset)
+            && self.heap_offset.checked_add(self.bytes) == Some(next.heap_offset)
+    }
 }
 
 /// How many calls the driver under a device has served, and the time they took.
@@ -217,4 +245,58 @@ pub trait Device: Send {
 
     /// Copies `bytes` to device memory at `address`. Refuses addresses that are not mapped.
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), DeviceError>;
+}
+
+impl<D: Device + ?Sized> Device for Box<D> {
+    fn name(&self) -> &'static str {
+        (**self).name()
+    }
+
+    fn caps(&self) -> &Caps {
+        (**self).caps()
+    }
+
+    fn reserve(&mut self, bytes: u64) -> Result<Range, DeviceError> {
+        (**self).reserve(bytes)
+    }
+
+    fn unreserve(&mut self, range: RangeId) -> Result<(), DeviceError> {
+        (**self).unreserve(range)
+    }
+
+    fn create(&mut self, bytes: u64) -> Result<HeapId, DeviceError> {
+        (**self).create(bytes)
+    }
+
+    fn release(&mut self, heap: HeapId) -> Result<(), DeviceError> {
+        (**self).release(heap)
+    }
+
+    fn map(&mut self, range: RangeId, binds: &[Bind]) -> Result<(), DeviceError> {
+        (**self).map(range, binds)
+    }
+
+    fn set_access(&mut self, range: RangeId, offset: u64, bytes: u64) -> Result<(), DeviceError> {
+        (**self).set_access(range, offset, bytes)
+    }
+
+    fn unmap(&mut self, range: RangeId, offset: u64, bytes: u64) -> Result<(), DeviceError> {
+        (**self).unmap(range, offset, bytes)
+    }
+
+    fn calls(&self) -> Calls {
+        (**self).calls()
+    }
+
+    fn held_bytes(&self) -> Result<u64, DeviceError> {
+        (**self).held_bytes()
+    }
+
+    fn read(&self, address: u64, out: &mut [u8]) -> Result<(), DeviceError> {
+        (**self).read(address, out)
+    }
+
+    fn write(&self, address: u64, bytes: &[u8]) -> Result<(), DeviceError> {
+        (**self).write(address, bytes)
+    }
 }

@@ -1,4 +1,16 @@
 //! Memory managers: one interface, four ways to serve it, chosen at run time by name.
+//!
+//! [`build`] makes one. The parts that every manager stands on are open to managers of other crates:
+//! [`blocks`] names what is lent, [`memory`] takes from the device and gives back, [`account`] counts.
+
+pub mod account;
+pub mod blocks;
+mod bucketized;
+mod build;
+mod committed;
+pub mod memory;
+mod options;
+mod pool;
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,6 +19,12 @@ use serde::Serialize;
 
 use crate::device::{Device, RangeId};
 use crate::error::Result;
+
+pub use self::bucketized::Bucketized;
+pub use self::build::{Built, build};
+pub use self::committed::Committed;
+pub use self::options::{Options, Rounding};
+pub use self::pool::Pool;
 
 /// A block as its owner knows it. Ids are never reused for another block while the manager lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,8 +43,9 @@ pub struct Block {
     pub id: BlockId,
     /// Its first address, in the device's address space; a multiple of 512.
     pub address: u64,
-    /// The range it lies in: what a command list binds. A range's backing never changes while a
-    /// block lies in it, and no two ranges ever share an id, so equal ids mean an equal binding.
+    /// The range it lies in: what a command list binds. No two ranges ever share an id, and a range keeps
+    /// its address, so equal ids and offsets mean that a recorded command still reaches the block. While
+    /// the block is live, its bytes keep the physical memory behind them.
     pub range: RangeId,
     /// Where in the range, bytes.
     pub offset: u64,

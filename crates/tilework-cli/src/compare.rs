@@ -1,0 +1,185 @@
+//! `tilework compare`: every manager side by side, each in a process of its own.
+
+mod trace;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::bail;
+use serde::{Deserialize, Serialize};
+use tilework::replay::Report;
+use tilework::timeline::Sample;
+
+use crate::choose::{Choice, parse_device};
+use crate::plot::{self, Line, Panel};
+use crate::units::parse_scale;
+use crate::{table, units};
+
+/// Compare the managers on traces
+///
+/// Replays each trace on every manager, each in a process of its own so that the kernel's figures are
+/// that manager's alone, and prints one table. The time of a pass is what the manager took and what the
+/// device took or was charged.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The traces
+    #[arg(required = true, value_name = "TRACE")]
+    inputs: Vec<PathBuf>,
+
+    /// On what: host, sim-h200, sim-d3d12 or null [default: sim-h200, host with --verify]
+    #[arg(long, value_name = "NAME", value_parser = parse_device)]
+    device: Option<String>,
+
+    /// Passes over each trace; the last one is the one after warm-up
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: u32,
+
+    /// Multiply every size by this, rounding up
+    #[arg(long, value_name = "X", value_parser = parse_scale, default_value_t = 1.0)]
+    scale: f64,
+
+    #[command(flatten)]
+    choice: Choice,
+
+    /// Fill each block with a pattern of its own and check it before it is freed; without it nothing
+    /// touches the memory, and the peak RSS is that of the books alone
+    #[arg(long)]
+    verify: bool,
+
+    /// Draw every manager's held bytes in one picture
+    #[arg(long, value_name = "SVG")]
+    plot: Option<PathBuf>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  tilework compare trace.csv.gz --plot held.svg
+  tilework compare trace.csv.gz --device host --verify --scale 0.1";
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let mut rows = Vec::new();
+    let mut panels = Vec::new();
+    let mut failures = 0;
+    for input in &args.inputs {
+        let compared = trace::compare(args, input)?;
+        failures += compared.outcomes.iter().filter(|outcome| outcome.measured.is_none()).count();
+        rows.extend(compared.outcomes.iter().map(|outcome| outcome.row(input)));
+        panels.push(compared.panel());
+    }
+    print(args, &rows)?;
+    if let Some(path) = &args.plot {
+        plot::write(path, &panels)?;
+    }
+    if failures > 0 {
+        bail!("{failures} of {} runs failed: the reasons are above", rows.len());
+    }
+    Ok(())
+}
+
+/// One input under every manager.
+struct Compared {
+    title: String,
+    /// Events in a pass.
+    events: u64,
+    outcomes: Vec<Outcome>,
+}
+
+/// One input under one manager.
+struct Outcome {
+    label: String,
+    /// None when the run failed, for a reason that its process has printed.
+    measured: Option<Measured>,
+}
+
+/// What one run has come to.
+struct Measured {
+    peak_live_bytes: u64,
+    peak_held_bytes: u64,
+    first_us: f64,
+    last_us: f64,
+    last_calls: u64,
+    details: Details,
+}
+
+impl Compared {
+    fn panel(self) -> Panel {
+        let lines = self.outcomes.into_iter().filter_map(|outcome| {
+            let Outcome { label, measured } = outcome;
+            measured.map(|measured| Line { label, samples: measured.details.timeline })
+        });
+        Panel::of_trace(&self.title, self.events, lines.collect())
+    }
+}
+
+impl Outcome {
+    fn row(&self, input: &Path) -> Vec<String> {
+        let name = input.file_name().unwrap_or(input.as_os_str()).to_string_lossy();
+        let mut row = vec![name.into_owned(), self.label.clone()];
+        match &self.measured {
+            Some(measured) => row.extend([
+                units::bytes(measured.peak_live_bytes),
+                units::bytes(measured.peak_held_bytes),
+                units::ratio(measured.peak_held_bytes, measured.peak_live_bytes),
+                measured.details.peak_rss_bytes.map_or("-".to_owned(), units::bytes),
+                units::micros(measured.first_us),
+                units::micros(measured.last_us),
+                units::count(measured.last_calls),
+            ]),
+            None => {
+                row.push("failed".to_owned());
+                row.extend(vec!["-".to_owned(); 6]);
+            }
+        }
+        row
+    }
+}
+
+/// Prints the table; the inputs get a column where there are several.
+fn print(args: &Args, rows: &[Vec<String>]) -> io::Result<()> {
+    let last = format!("pass {}", args.repeat);
+    let header = [
+        "trace",
+        "manager",
+        "peak live",
+        "peak held",
+        "held/live",
+        "peak RSS",
+        "pass 1",
+        &last,
+        "calls in it",
+    ];
+    let skip = usize::from(args.inputs.len() == 1);
+    let header: Vec<String> = header[skip..].iter().map(|&s| s.to_owned()).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row[skip..].to_vec()).collect();
+    table::print(&header, 2 - skip, &rows)
+}
+
+/// What a child process tells beside its report.
+#[derive(Serialize, Deserialize)]
+pub struct Details {
+    /// The most memory of the process that was ever resident, bytes, by the kernel.
+    peak_rss_bytes: Option<u64>,
+    /// Live and held by event, when asked for.
+    timeline: Vec<Sample>,
+}
+
+impl Details {
+    /// Those of this process, which has made `report`.
+    pub fn of(report: &Report) -> Details {
+        Details {
+            peak_rss_bytes: peak_rss_bytes(),
+            timeline: report.timeline.as_ref().map(|t| t.samples().to_vec()).unwrap_or_default(),
+        }
+    }
+}
+
+/// The high-water mark of this process since it began its program. The figure that a parent gets from
+/// wait4 counts what the process was before that, too.
+fn peak_rss_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib << 10)
+}

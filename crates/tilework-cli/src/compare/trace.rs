@@ -1,0 +1,93 @@
+//! Comparing the managers on a trace.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+use tilework::manager::Kind;
+
+use super::{Args, Compared, Details, Measured, Outcome};
+use crate::choose::device_or_default;
+use crate::exit::Usage;
+use crate::replay::load;
+
+/// Replays `input` on every manager, one process after the other so that none slows another.
+pub fn compare(args: &Args, input: &Path) -> anyhow::Result<Compared> {
+    // A trace that makes no sense is refused once, here, and not by every child.
+    let trace = load(input, args.scale)?;
+    let device = device_or_default(args.device.as_deref(), args.verify);
+    let outcomes =
+        Kind::ALL.into_iter().map(|kind| replay(args, input, kind, device)).collect::<anyhow::Result<_>>()?;
+    Ok(Compared {
+        title: format!("{} on {device}", trace.name()),
+        events: trace.steps().len() as u64,
+        outcomes,
+    })
+}
+
+/// What is used of the object that `replay --json --details` prints.
+#[derive(Deserialize)]
+struct Report {
+    fallback: Option<String>,
+    peak_live_bytes: u64,
+    peak_held_bytes: u64,
+    passes: Vec<Pass>,
+    details: Details,
+}
+
+#[derive(Deserialize)]
+struct Pass {
+    allocations: u64,
+    frees: u64,
+    device_calls: BTreeMap<String, u64>,
+    device_us: f64,
+    policy_ns_per_op: f64,
+}
+
+impl Pass {
+    fn micros(&self) -> f64 {
+        self.device_us + self.policy_ns_per_op * (self.allocations + self.frees) as f64 / 1000.0
+    }
+}
+
+fn replay(args: &Args, input: &Path, kind: Kind, device: &str) -> anyhow::Result<Outcome> {
+    let program = std::env::current_exe().context("cannot find the program itself to start it again")?;
+    let mut command = Command::new(program);
+    command
+        .args(["replay", "--json", "--details"])
+        .args([format!("--manager={kind}"), format!("--device={device}")])
+        .args([format!("--repeat={}", args.repeat), format!("--scale={}", args.scale)])
+        .args(args.choice.arguments())
+        .args(args.verify.then_some("--verify"))
+        .args(args.plot.is_some().then_some("--timeline"))
+        .arg("--")
+        .arg(input)
+        // Logs, errors and progress of the child are this command's own.
+        .stderr(Stdio::inherit());
+    let output = command.output().context("cannot start a process for a manager")?;
+    match output.status.code() {
+        Some(0) => {}
+        Some(2) => return Err(Usage(format!("{kind} cannot be run in this way: the reason is above")).into()),
+        Some(_) => return Ok(Outcome { label: kind.to_string(), measured: None }),
+        None => bail!("the process of {kind} was killed ({}): is there enough memory?", output.status),
+    }
+    let report: Report = serde_json::from_slice(&output.stdout).context("a child printed something else")?;
+    let (Some(first), Some(last)) = (report.passes.first(), report.passes.last()) else {
+        bail!("the process of {kind} reported no pass");
+    };
+    let label = match report.fallback {
+        Some(_) => format!("{kind} (fell back)"),
+        None => kind.to_string(),
+    };
+    let measured = Measured {
+        peak_live_bytes: report.peak_live_bytes,
+        peak_held_bytes: report.peak_held_bytes,
+        first_us: first.micros(),
+        last_us: last.micros(),
+        last_calls: last.device_calls.values().sum(),
+        details: report.details,
+    };
+    Ok(Outcome { label, measured: Some(measured) })
+}

@@ -1,0 +1,191 @@
+//! Bytes over time as a picture: held as lines, live as the area under them.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+use tilework::timeline::Sample;
+
+use crate::units;
+
+/// Size of a panel, pixels.
+const WIDTH: u32 = 900;
+const HEIGHT: u32 = 450;
+
+const INK: RGBColor = RGBColor(0x22, 0x22, 0x22);
+const QUIET: RGBColor = RGBColor(0x66, 0x66, 0x66);
+const GRID: RGBColor = RGBColor(0xe4, 0xe4, 0xe4);
+const LIVE: RGBColor = RGBColor(0xcf, 0xd9, 0xe2);
+const LIVE_EDGE: RGBColor = RGBColor(0x9f, 0xb2, 0xc3);
+
+/// Each manager's colour, the same in every picture, told apart with any colour vision (after Okabe and
+/// Ito).
+const COLOURS: [(&str, RGBColor); 4] = [
+    ("tiled", RGBColor(0x00, 0x72, 0xb2)),
+    ("placed", RGBColor(0xe6, 0x9f, 0x00)),
+    ("bucketized", RGBColor(0xd5, 0x5e, 0x00)),
+    ("committed", RGBColor(0xcc, 0x79, 0xa7)),
+];
+
+/// The colour of what is none of our managers.
+const OTHER: RGBColor = RGBColor(0x00, 0x9e, 0x73);
+
+const FONT: &str = "Helvetica, Arial, sans-serif";
+
+/// One picture of a file.
+pub struct Panel {
+    title: String,
+    x_label: String,
+    /// Places marked on the horizontal axis.
+    marks: Vec<(u64, String)>,
+    lines: Vec<Line>,
+}
+
+/// One manager's series.
+pub struct Line {
+    /// What the legend calls it.
+    pub label: String,
+    /// Its samples, in order.
+    pub samples: Vec<Sample>,
+}
+
+impl Panel {
+    /// The picture of a trace replayed in passes of `events` events.
+    pub fn of_trace(title: &str, events: u64, lines: Vec<Line>) -> Panel {
+        let end = lines.iter().filter_map(|l| l.samples.last()).map(|s| s.at).max().unwrap_or(0);
+        let marks = (1..)
+            .map(|pass| (pass * events, format!("pass {}", pass + 1)))
+            .take_while(|mark| mark.0 < end)
+            .collect();
+        Panel { title: title.to_owned(), x_label: "allocations and frees".to_owned(), marks, lines }
+    }
+
+    fn end(&self) -> u64 {
+        self.lines.iter().filter_map(|l| l.samples.last()).map(|s| s.at + 1).max().unwrap_or(1)
+    }
+
+    fn top(&self) -> u64 {
+        let tops = self.lines.iter().flat_map(|l| &l.samples).map(|s| s.held.max(s.live));
+        tops.max().unwrap_or(0).max(1)
+    }
+}
+
+/// Writes panels one above the other as an SVG file.
+pub fn write(path: &Path, panels: &[Panel]) -> anyhow::Result<()> {
+    let mut svg = String::new();
+    {
+        let height = HEIGHT * panels.len() as u32;
+        let root = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
+        root.fill(&WHITE)?;
+        for (area, panel) in root.split_evenly((panels.len(), 1)).iter().zip(panels) {
+            draw(area, panel)?;
+        }
+        root.present()?;
+    }
+    fs::write(path, svg).with_context(|| format!("cannot write {}", path.display()))
+}
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+fn draw(area: &Area<'_>, panel: &Panel) -> anyhow::Result<()> {
+    let (unit_name, unit) = units::unit_of(panel.top());
+    let scaled = |bytes: u64| bytes as f64 / unit as f64;
+    let (end, top) = (panel.end(), scaled(panel.top()) * 1.08);
+
+    area.draw(&Text::new(panel.title.clone(), (20, 14), font(17).style(FontStyle::Bold).color(&INK)))?;
+    legend(area, panel)?;
+
+    let (_, body) = area.split_vertically(66);
+    let mut chart = ChartBuilder::on(&body)
+        .margin_right(28)
+        .margin_bottom(6)
+        .x_label_area_size(46)
+        .y_label_area_size(84)
+        .build_cartesian_2d(0.0..end as f64, 0.0..top)?;
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .bold_line_style(GRID)
+        .light_line_style(TRANSPARENT)
+        .axis_style(QUIET)
+        .label_style(font(13).color(&QUIET))
+        .x_labels(8)
+        .y_labels(6)
+        .x_label_formatter(&|x| units::count(*x as u64))
+        .y_label_formatter(&|y| format!("{y} {unit_name}"))
+        .x_desc(&panel.x_label)
+        .axis_desc_style(font(13).color(&QUIET))
+        .draw()?;
+
+    // What is live is the same under every manager, so one area stands for all.
+    if let Some(first) = panel.lines.first() {
+        let live = steps(&first.samples, end, |sample| scaled(sample.live));
+        // The edge shows peaks that are too narrow for the area to show.
+        chart.draw_series(AreaSeries::new(live, 0.0, LIVE).border_style(LIVE_EDGE))?;
+    }
+    for (at, label) in &panel.marks {
+        let at = *at as f64;
+        let rule = PathElement::new([(at, 0.0), (at, top)], QUIET.mix(0.5));
+        chart.draw_series([rule])?;
+        let style = font(12).color(&QUIET).pos(Pos::new(HPos::Left, VPos::Top));
+        chart.draw_series([EmptyElement::at((at, top)) + Text::new(label.clone(), (5, 2), style)])?;
+    }
+    // The first line is the one that matters most: it is drawn last, above the others, and thicker.
+    for (at, line) in panel.lines.iter().enumerate().rev() {
+        let held = steps(&line.samples, end, |sample| scaled(sample.held));
+        let width = if at == 0 { 3 } else { 2 };
+        chart.draw_series(LineSeries::new(held, colour(line).stroke_width(width)))?;
+    }
+    Ok(())
+}
+
+/// A row of keys under the title, each with the peak it stands for.
+fn legend(area: &Area<'_>, panel: &Panel) -> anyhow::Result<()> {
+    let style = || font(13).color(&INK).pos(Pos::new(HPos::Left, VPos::Center));
+    let (mut x, y) = (20, 50);
+    if let Some(first) = panel.lines.first() {
+        area.draw(&Rectangle::new([(x, y - 6), (x + 22, y + 6)], LIVE.filled()))?;
+        let peak = first.samples.iter().map(|s| s.live).max().unwrap_or(0);
+        x = key(area, x, y, &format!("live, peak {}", units::bytes(peak)), style())?;
+    }
+    for line in &panel.lines {
+        area.draw(&PathElement::new([(x, y), (x + 22, y)], colour(line).stroke_width(3)))?;
+        let peak = line.samples.iter().map(|s| s.held).max().unwrap_or(0);
+        x = key(area, x, y, &format!("{} {}", line.label, units::bytes(peak)), style())?;
+    }
+    Ok(())
+}
+
+/// Writes a key's text beside its mark at `x`; returns where the next key begins.
+fn key(area: &Area<'_>, x: i32, y: i32, text: &str, style: TextStyle<'_>) -> anyhow::Result<i32> {
+    area.draw(&Text::new(text.to_owned(), (x + 28, y), style))?;
+    // The width of the text is a guess: whoever shows the picture chooses the font.
+    Ok(x + 28 + text.len() as i32 * 7 + 14)
+}
+
+/// The outline of a series that keeps each value until the next: two corners for each change.
+fn steps(samples: &[Sample], end: u64, value: impl Fn(&Sample) -> f64) -> Vec<(f64, f64)> {
+    let mut corners: Vec<(f64, f64)> = Vec::new();
+    for sample in samples {
+        let (x, y) = (sample.at as f64, value(sample));
+        match corners.last() {
+            Some(&(_, before)) if before == y => continue,
+            Some(&(_, before)) => corners.push((x, before)),
+            None => {}
+        }
+        corners.push((x, y));
+    }
+    corners.extend(corners.last().map(|&(_, y)| (end as f64, y)));
+    corners
+}
+
+fn colour(line: &Line) -> RGBColor {
+    COLOURS.iter().find(|(name, _)| line.label.starts_with(name)).map_or(OTHER, |(_, colour)| *colour)
+}
+
+fn font(size: u32) -> FontDesc<'static> {
+    FontDesc::new(FontFamily::Name(FONT), f64::from(size), FontStyle::Normal)
+}

@@ -1,0 +1,207 @@
+//! `tilework replay`: one trace on one manager, pass by pass.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use serde::Serialize;
+use tilework::manager::{Kind, Manager};
+use tilework::record::Recorder;
+use tilework::replay::{ReplayError, ReplayOptions, Report, replay};
+use tilework::timeline::POINTS;
+use tilework::trace::Trace;
+
+use crate::choose::{Choice, device_or_default, parse_device};
+use crate::compare::Details;
+use crate::exit::Usage;
+use crate::plot::{self, Line, Panel};
+use crate::progress::Progress;
+use crate::units::parse_scale;
+use crate::{table, units};
+
+/// Replay an allocation trace on one manager
+///
+/// Serves every request of the trace, pass after pass on the same manager, and reports what was live,
+/// what was held, and what the device had to do. Without options: the manager tiled on the simulated
+/// device sim-h200, three passes, so that the last one shows the steady state.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The trace: CSV `time_us,op,id,bytes,stream`, gzip-compressed or plain
+    trace: PathBuf,
+
+    /// Who serves: tiled, placed, bucketized or committed
+    #[arg(long, value_name = "NAME", default_value_t = Kind::Tiled)]
+    manager: Kind,
+
+    /// On what: host, sim-h200, sim-d3d12 or null [default: sim-h200, host with --verify]
+    #[arg(long, value_name = "NAME", value_parser = parse_device)]
+    device: Option<String>,
+
+    /// Passes over the trace [default: 3, 1 with --record]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: Option<u32>,
+
+    /// Multiply every size by this, rounding up
+    #[arg(long, value_name = "X", value_parser = parse_scale, default_value_t = 1.0)]
+    scale: f64,
+
+    #[command(flatten)]
+    choice: Choice,
+
+    /// Fill each block with a pattern of its own and check it before it is freed
+    #[arg(long)]
+    verify: bool,
+
+    /// Record what the manager was asked, all passes, as a trace
+    #[arg(long, value_name = "TRACE")]
+    record: Option<PathBuf>,
+
+    /// Draw live and held bytes over the passes
+    #[arg(long, value_name = "SVG")]
+    plot: Option<PathBuf>,
+
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+
+    /// Add to the JSON what `compare` needs from its child processes
+    #[arg(long, hide = true, requires = "json")]
+    details: bool,
+
+    /// Add the timeline to the details
+    #[arg(long, hide = true, requires = "details")]
+    timeline: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  tilework replay trace.csv.gz
+  tilework replay trace.csv.gz --manager bucketized --device sim-d3d12 --repeat 5 --json
+  tilework replay trace.csv.gz --verify --scale 0.1 --limit 2GiB --plot held.svg";
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let trace = load(&args.trace, args.scale)?;
+    let device = device_or_default(args.device.as_deref(), args.verify);
+    let built = args.choice.build(args.manager, device)?;
+    let options = ReplayOptions {
+        repeat: args.repeat.unwrap_or(if args.record.is_some() { 1 } else { 3 }),
+        verify: args.verify,
+        timeline: (args.plot.is_some() || args.timeline).then_some(POINTS),
+    };
+
+    let mut report = match &args.record {
+        Some(path) => {
+            let mut recorder = Recorder::new(built.manager, path)?;
+            let report = observed(&trace, &mut recorder, &options)?;
+            recorder.finish()?;
+            report
+        }
+        None => {
+            let mut manager = built.manager;
+            observed(&trace, manager.as_mut(), &options)?
+        }
+    };
+    report.fallback = built.fallback;
+
+    if let Some(path) = &args.plot {
+        plot::write(path, &[panel(&trace, &report)])?;
+    }
+    if args.json { print_json(args, &report) } else { print_table(&trace, &report) }
+}
+
+/// Loads a trace that has something to replay.
+pub fn load(path: &Path, scale: f64) -> anyhow::Result<Trace> {
+    let trace = Trace::load(path)?;
+    if trace.is_empty() {
+        bail!("{}: the trace has a header and no events: there is nothing to replay", path.display());
+    }
+    trace.scaled(scale).with_context(|| path.display().to_string())
+}
+
+fn observed(trace: &Trace, manager: &mut dyn Manager, options: &ReplayOptions) -> anyhow::Result<Report> {
+    let total = trace.steps().len() as u64 * u64::from(options.repeat);
+    let mut progress = Progress::new(manager.kind().to_string(), total);
+    replay(trace, manager, options, &mut progress).map_err(|error| match error {
+        ReplayError::NoMemory { .. } => Usage(error.to_string()).into(),
+        error => error.into(),
+    })
+}
+
+/// The object of `--json`.
+#[derive(Serialize)]
+struct Printed<'a> {
+    #[serde(flatten)]
+    report: &'a Report,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<Details>,
+}
+
+fn print_json(args: &Args, report: &Report) -> anyhow::Result<()> {
+    let printed = Printed { report, details: args.details.then(|| Details::of(report)) };
+    writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&printed)?)?;
+    Ok(())
+}
+
+fn print_table(trace: &Trace, report: &Report) -> anyhow::Result<()> {
+    let mut out = io::stdout();
+    writeln!(
+        out,
+        "{}: {} allocations, {} blocks live at most",
+        trace.name(),
+        units::count(trace.allocations()),
+        units::count(trace.slots() as u64)
+    )?;
+    writeln!(
+        out,
+        "{} on {}: peak live {}, peak held {}, held/live {}",
+        report.manager,
+        report.device,
+        units::bytes(report.peak_live_bytes),
+        units::bytes(report.peak_held_bytes),
+        units::ratio(report.peak_held_bytes, report.peak_live_bytes)
+    )?;
+    if let Some(fallback) = &report.fallback {
+        writeln!(out, "note: {fallback}")?;
+    }
+    let header = [
+        "pass",
+        "peak held",
+        "held/live",
+        "reserve",
+        "create",
+        "map",
+        "access",
+        "unmap",
+        "release",
+        "device",
+        "policy/op",
+    ];
+    let rows: Vec<Vec<String>> = (1..)
+        .zip(&report.passes)
+        .map(|(number, pass)| {
+            let calls = &pass.device_calls;
+            let counts =
+                [calls.reserve, calls.create, calls.map, calls.set_access, calls.unmap, calls.release];
+            let mut row = vec![
+                number.to_string(),
+                units::bytes(pass.peak_held_bytes),
+                units::ratio(pass.peak_held_bytes, pass.peak_live_bytes),
+            ];
+            row.extend(counts.map(units::count));
+            row.push(units::micros(pass.device_us));
+            row.push(format!("{:.0} ns", pass.policy_ns_per_op));
+            row
+        })
+        .collect();
+    table::print(&header.map(str::to_owned), 1, &rows)?;
+    Ok(())
+}
+
+fn panel(trace: &Trace, report: &Report) -> Panel {
+    let samples = report.timeline.as_ref().map(|t| t.samples().to_vec()).unwrap_or_default();
+    let label = report.manager.to_string();
+    let title = format!("{} on {}", trace.name(), report.device);
+    Panel::of_trace(&title, trace.steps().len() as u64, vec![Line { label, samples }])
+}

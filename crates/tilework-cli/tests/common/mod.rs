@@ -1,0 +1,79 @@
+//! What the end-to-end tests share.
+#![allow(dead_code, reason = "each test program uses its part")]
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use assert_cmd::Command;
+use assert_cmd::cargo::cargo_bin_cmd;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use tempfile::TempDir;
+
+pub const HEADER: &str = "time_us,op,id,bytes,stream\n";
+
+/// Leaves block 1 live; at most 5 MiB are.
+pub const EVENTS: &str = "\
+0,alloc,1,1048576,0
+5,alloc,2,4194304,0
+9,free,2,4194304,0
+12,alloc,3,3145728,0
+15,free,3,3145728,0
+";
+
+/// A folder that goes away with the test, and what the tests do in it.
+pub struct Folder(TempDir);
+
+impl Folder {
+    pub fn new() -> Folder {
+        Folder(tempfile::tempdir().unwrap())
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Writes a compressed trace with these lines after the header.
+    pub fn trace(&self, name: &str, events: &str) -> PathBuf {
+        let path = self.path(name);
+        let mut encoder = GzEncoder::new(fs::File::create(&path).unwrap(), Compression::fast());
+        encoder.write_all(HEADER.as_bytes()).unwrap();
+        encoder.write_all(events.as_bytes()).unwrap();
+        encoder.finish().unwrap();
+        path
+    }
+
+    pub fn sample(&self) -> PathBuf {
+        self.trace("sample.csv.gz", EVENTS)
+    }
+}
+
+/// `tilework`, with no setting of whoever runs the tests.
+pub fn tilework<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
+    let mut command = cargo_bin_cmd!("tilework");
+    command.env_remove("RUST_LOG").args(arguments);
+    command
+}
+
+/// `tilework replay TRACE` with more arguments, run to its end.
+pub fn replay<'a>(trace: &Path, arguments: impl IntoIterator<Item = &'a str>) -> Output {
+    tilework(["replay"]).arg(trace).args(arguments).output().unwrap()
+}
+
+pub fn stdout(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+pub fn stderr(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+/// Checks the exit code and gives what was said on stderr.
+#[track_caller]
+pub fn refused(output: &Output, code: i32) -> &str {
+    assert_eq!(output.status.code(), Some(code), "stdout: {}stderr: {}", stdout(output), stderr(output));
+    assert_eq!(stdout(output), "", "a refusal prints nothing on stdout");
+    stderr(output)
+}

@@ -1,0 +1,248 @@
+//! `tilework replay`, end to end.
+
+mod common;
+
+use std::fs;
+use std::io::Read;
+use std::process::Stdio;
+
+use common::{Folder, HEADER, refused, replay, stderr, stdout, tilework};
+use serde_json::Value;
+
+fn json(output: &std::process::Output) -> Value {
+    assert!(output.status.success(), "{}", stderr(output));
+    serde_json::from_slice(&output.stdout).expect("nothing but JSON on stdout")
+}
+
+fn names(value: &Value) -> Vec<&str> {
+    let mut names: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn json_has_the_names_of_the_contract_and_no_others() {
+    let folder = Folder::new();
+    let trace = folder.sample();
+    let value = json(&replay(&trace, ["--json", "--repeat", "2", "--device", "sim-h200"]));
+    assert_eq!(names(&value), ["device", "manager", "passes", "peak_held_bytes", "peak_live_bytes", "trace"]);
+    assert_eq!(value["trace"], trace.to_str().unwrap());
+    assert_eq!(value["manager"], "tiled");
+    assert_eq!(value["device"], "sim-h200");
+    assert_eq!(value["peak_live_bytes"], 5 << 20);
+    assert!(value["peak_held_bytes"].as_u64() >= value["peak_live_bytes"].as_u64());
+    let passes = value["passes"].as_array().unwrap();
+    assert_eq!(passes.len(), 2);
+    for pass in passes {
+        assert_eq!(
+            names(pass),
+            [
+                "allocations",
+                "device_calls",
+                "device_us",
+                "frees",
+                "peak_held_bytes",
+                "peak_live_bytes",
+                "policy_ns_per_op"
+            ]
+        );
+        assert_eq!(
+            names(&pass["device_calls"]),
+            ["create", "map", "release", "reserve", "set_access", "unmap"]
+        );
+        assert_eq!((&pass["allocations"], &pass["frees"]), (&3.into(), &3.into()));
+    }
+}
+
+#[test]
+fn json_stays_alone_on_stdout_when_everything_is_logged() {
+    let folder = Folder::new();
+    let output =
+        tilework(["replay", "--json", "-vvv"]).arg(folder.sample()).env("RUST_LOG", "trace").output();
+    json(&output.unwrap());
+}
+
+#[test]
+fn every_manager_serves_on_every_simulated_device() {
+    let folder = Folder::new();
+    let trace = folder.sample();
+    for manager in ["tiled", "placed", "bucketized", "committed"] {
+        for device in ["sim-h200", "sim-d3d12", "null"] {
+            let value = json(&replay(&trace, ["--json", "--manager", manager, "--device", device]));
+            assert_eq!((&value["manager"], &value["device"]), (&manager.into(), &device.into()));
+            assert_eq!(value["passes"].as_array().unwrap().len(), 3, "three passes unless told otherwise");
+        }
+    }
+}
+
+#[test]
+fn a_table_is_printed_without_json() {
+    let folder = Folder::new();
+    let output = replay(&folder.sample(), ["--repeat", "2"]);
+    let text = stdout(&output);
+    assert!(text.contains("tiled on sim-h200: peak live 5.00 MiB"), "{text}");
+    assert!(text.contains("policy/op"), "{text}");
+    assert_eq!(stderr(&output), "");
+}
+
+#[test]
+fn a_malformed_trace_is_refused_with_its_line() {
+    let folder = Folder::new();
+    for (events, expected) in [
+        ("0,alloc,1,5,0\n0,free,1,5\n", "line 3: expected 5 fields"),
+        ("0,alloc,1,five,0\n", "line 2: bytes must be a whole number"),
+        ("0,move,1,5,0\n", "line 2: op must be"),
+        ("0,free,8,5,0\n", "line 2: free of id 8, which was never allocated"),
+        (
+            "0,alloc,1,5,0\n0,free,1,5,0\n0,free,1,5,0\n",
+            "line 4: free of id 1, which was freed already at line 3",
+        ),
+        ("0,alloc,1,0,0\n", "line 2: alloc of id 1 asks for zero bytes"),
+        ("0,alloc,1,9223372036854775808,0\n", "line 2: 9223372036854775808 bytes are more"),
+        ("", "there is nothing to replay"),
+    ] {
+        let output = replay(&folder.trace("bad.csv.gz", events), ["--json"]);
+        let error = refused(&output, 1);
+        assert!(error.contains("bad.csv.gz: ") && error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_truncated_an_empty_and_a_missing_file_are_refused() {
+    let folder = Folder::new();
+    let whole = fs::read(folder.sample()).unwrap();
+    let path = folder.path("cut.csv.gz");
+    fs::write(&path, &whole[..whole.len() - 9]).unwrap();
+    let error = replay(&path, []);
+    assert!(refused(&error, 1).contains("the file is truncated"), "{}", stderr(&error));
+
+    fs::write(&path, "").unwrap();
+    assert!(refused(&replay(&path, []), 1).contains("line 1: the file is empty"));
+    assert!(refused(&replay(&folder.path("none.csv.gz"), []), 1).contains("none.csv.gz: cannot open it"));
+}
+
+#[test]
+fn a_plain_trace_is_read_as_well() {
+    let folder = Folder::new();
+    let path = folder.path("plain.csv");
+    fs::write(&path, format!("{HEADER}{}", common::EVENTS)).unwrap();
+    assert_eq!(json(&replay(&path, ["--json"]))["peak_live_bytes"], 5 << 20);
+}
+
+#[test]
+fn unknown_names_list_the_known_ones() {
+    let folder = Folder::new();
+    let trace = folder.sample();
+    let error = replay(&trace, ["--manager", "buddy"]);
+    assert!(refused(&error, 2).contains("the managers are tiled, placed, bucketized, committed"));
+    let error = replay(&trace, ["--device", "tpu"]);
+    let error = refused(&error, 2);
+    assert!(error.contains("the devices are ") && error.contains("sim-h200, sim-d3d12, null"), "{error}");
+}
+
+#[test]
+fn wrong_usage_ends_with_2() {
+    let folder = Folder::new();
+    let trace = folder.sample();
+    for arguments in [
+        ["--repeat", "0"],
+        ["--scale", "0"],
+        ["--scale", "-1"],
+        ["--scale", "many"],
+        ["--limit", "2 XiB"],
+        ["--heap-size", "0"],
+        ["--no-such-option", "1"],
+    ] {
+        refused(&replay(&trace, arguments), 2);
+    }
+    refused(&tilework(["replay"]).output().unwrap(), 2);
+    let error = replay(&trace, ["--verify", "--device", "sim-h200"]);
+    assert!(refused(&error, 2).contains("has no memory"), "{}", stderr(&error));
+}
+
+#[test]
+fn a_limit_too_small_names_request_live_held_and_limit() {
+    let folder = Folder::new();
+    let output = replay(&folder.sample(), ["--limit", "4MiB", "--manager", "committed"]);
+    let error = refused(&output, 1);
+    for part in [
+        "line 3, pass 1: out of memory",
+        "4194304 bytes requested",
+        "1048576 bytes live",
+        "bytes held",
+        "limit 4194304 bytes",
+    ] {
+        assert!(error.contains(part), "{part:?} in {error}");
+    }
+    assert!(replay(&folder.sample(), ["--limit", "1GiB"]).status.success());
+}
+
+#[test]
+fn sizes_scale() {
+    let folder = Folder::new();
+    let value = json(&replay(&folder.sample(), ["--json", "--scale", "0.5"]));
+    assert_eq!(value["peak_live_bytes"], 5 << 19);
+}
+
+#[test]
+fn a_recorded_replay_replays_the_same() {
+    let folder = Folder::new();
+    let (trace, again) = (folder.sample(), folder.path("again.csv.gz"));
+    let first = json(&replay(&trace, ["--json", "--record", again.to_str().unwrap()]));
+    assert_eq!(first["passes"].as_array().unwrap().len(), 1, "one pass unless told otherwise");
+    let second = json(&replay(&again, ["--json", "--repeat", "1"]));
+    for name in ["allocations", "frees", "peak_live_bytes", "peak_held_bytes", "device_calls"] {
+        assert_eq!(first["passes"][0][name], second["passes"][0][name], "{name}");
+    }
+}
+
+#[test]
+fn a_failed_replay_leaves_no_recording() {
+    let folder = Folder::new();
+    let recording = folder.path("r.csv.gz");
+    let arguments = ["--limit", "4MiB", "--record", recording.to_str().unwrap()];
+    refused(&replay(&folder.sample(), arguments), 1);
+    assert!(!recording.exists());
+    let nowhere = folder.path("no/such/folder/r.csv.gz");
+    let error = replay(&folder.sample(), ["--record", nowhere.to_str().unwrap()]);
+    assert!(refused(&error, 1).contains("recording failed"));
+}
+
+#[test]
+fn a_picture_is_drawn() {
+    let folder = Folder::new();
+    let picture = folder.path("held.svg");
+    let output = replay(&folder.sample(), ["--plot", picture.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let svg = fs::read_to_string(picture).unwrap();
+    for part in ["<svg", "sample.csv.gz on sim-h200", "live, peak 5.00 MiB", "MiB", "pass 3"] {
+        assert!(svg.contains(part), "{part:?}");
+    }
+}
+
+#[test]
+fn help_shows_an_example() {
+    for arguments in [&["--help"][..], &["replay", "--help"], &["compare", "--help"], &["replay", "-h"]] {
+        let output = tilework(arguments.iter().copied()).output().unwrap();
+        assert!(output.status.success());
+        assert!(stdout(&output).contains("Examples:\n  tilework "), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_reader_that_went_away_is_no_error() {
+    let folder = Folder::new();
+    let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin!("tilework"))
+        .args(["replay", "--json"])
+        .arg(folder.sample())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Closed before anything can have been written: the trace has to be replayed first.
+    drop(child.stdout.take());
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(said, "");
+}

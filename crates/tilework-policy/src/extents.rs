@@ -1,0 +1,661 @@
+//! The runs of home space, in address order.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::heaps::Heap;
+use crate::intervals::Intervals;
+use crate::lifetimes::Lifetimes;
+use crate::runs::Runs;
+use crate::stitch::Piece;
+use crate::{MAX_GRAINS, grains};
+
+pub(crate) const NIL: u32 = u32::MAX;
+
+/// A node of this generation is never the head of a block again.
+const RETIRED: u32 = u32::MAX;
+
+/// Regions start at multiples of this, grains (2 MiB).
+const ALIGN: u32 = 4096;
+
+/// What a run is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Backed by a heap and in nobody's use.
+    Free,
+    /// A block, or the first piece of a stitched one.
+    Head,
+    /// A further piece of a stitched block.
+    Part,
+    /// Home space that no heap backs.
+    Void,
+    /// Home space that the device would not let go.
+    Lost,
+    /// A heap that is free from end to end and not to be placed in.
+    Closed,
+    /// Not a run: a node to be used again.
+    Spare,
+}
+
+/// A run. The runs of a region cover it without gaps; no two neighbours are both free or both void.
+///
+/// `a` and `b` serve the kind: list neighbours of a short free run; for a head `a` is its entry in
+/// `parts` (`NIL` unless stitched) and `b` the operation it was born at; for a spare node `a` is the next
+/// spare.
+///
+/// Aligned so that none crosses a cache line.
+#[derive(Debug, Clone)]
+#[repr(align(32))]
+pub(crate) struct Extent {
+    pub(crate) start: u32,
+    pub(crate) len: u32,
+    prev: u32,
+    next: u32,
+    pub(crate) a: u32,
+    pub(crate) b: u32,
+    generation: u32,
+    /// Bytes of the last grain that were not requested, below [`GRAIN`](crate::GRAIN).
+    slack: u16,
+    kind: Kind,
+}
+
+/// The name of a block: a node and the generation it was made in. Never given to a second block: a node
+/// whose generations are used up is left unused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Slot {
+    /// Which node.
+    pub index: u32,
+    /// Which use of it.
+    pub generation: u32,
+}
+
+/// Where a block was placed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Its name.
+    pub slot: Slot,
+    /// Its position in home space, grains.
+    pub start: u32,
+}
+
+/// What a freed block was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Freed {
+    /// Its length, bytes as requested.
+    pub bytes: u64,
+    /// What [`Extents::alloc_pieces`] was told with it; none for a block in one run.
+    pub tag: Option<u32>,
+}
+
+/// Why a block could not be freed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FreeError {
+    /// No such block was ever handed out.
+    Unknown,
+    /// The block has been freed before.
+    Twice,
+}
+
+/// Home space that no heap backs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Void {
+    /// Its position, grains.
+    pub start: u32,
+    /// Its length, grains.
+    pub len: u32,
+    node: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Closed {
+    node: u32,
+    start: u32,
+    len: u32,
+    /// The execution that follows its closing.
+    since: u32,
+}
+
+#[derive(Debug, Clone)]
+struct Parts {
+    rest: Vec<u32>,
+    tag: u32,
+}
+
+/// A free run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FreeRun {
+    /// Its position, grains.
+    pub start: u32,
+    /// Its length, grains.
+    pub len: u32,
+    node: u32,
+}
+
+impl FreeRun {
+    /// The position behind it.
+    pub fn end(&self) -> u32 {
+        self.start + self.len
+    }
+}
+
+/// Home space: regions cut into runs.
+///
+/// Every operation on a block is O(log n) in the number of free runs of a mebibyte and more, and O(1) in
+/// everything else.
+#[derive(Debug, Clone)]
+pub struct Extents {
+    nodes: Vec<Extent>,
+    spare: u32,
+    runs: Runs,
+    voids: BTreeSet<(u32, u32, u32)>,
+    /// Positions that no region takes.
+    positions: Intervals,
+    /// Where regions start.
+    regions: BTreeSet<u32>,
+    parts: Vec<Parts>,
+    spare_parts: Vec<u32>,
+    lifetimes: Lifetimes,
+    operations: u32,
+    /// Closed heaps by serial number.
+    closed: BTreeMap<u64, Closed>,
+    closed_by_len: BTreeSet<(u32, u64)>,
+    execution: u32,
+    free: u64,
+    blocks: u64,
+}
+
+impl Extents {
+    /// Empty home space. `large`: see [`Lifetimes::new`].
+    pub fn new(large: u32) -> Extents {
+        let mut positions = Intervals::default();
+        positions.insert(0, MAX_GRAINS as u32 / ALIGN * ALIGN);
+        Extents {
+            nodes: Vec::new(),
+            spare: NIL,
+            runs: Runs::new(),
+            voids: BTreeSet::new(),
+            positions,
+            regions: BTreeSet::new(),
+            parts: Vec::new(),
+            spare_parts: Vec::new(),
+            lifetimes: Lifetimes::new(large),
+            operations: 0,
+            closed: BTreeMap::new(),
+            closed_by_len: BTreeSet::new(),
+            execution: 1,
+            free: 0,
+            blocks: 0,
+        }
+    }
+
+    /// Adds a region of `len` grains, all void. Returns its position, or none when home space is full.
+    pub fn add_region(&mut self, len: u32) -> Option<u32> {
+        let padded = len.checked_next_multiple_of(ALIGN)?;
+        let (start, _) = self.positions.smallest(padded)?;
+        self.positions.carve(start, padded);
+        let node = self.node(start, len, Kind::Void);
+        self.voids.insert((len, start, node));
+        self.regions.insert(start);
+        Some(start)
+    }
+
+    /// Takes away the region at `start` of `len` grains, which must be void from end to end.
+    pub fn remove_region(&mut self, start: u32, len: u32) {
+        let &(.., node) = self.voids.range((len, start, 0)..).next().expect("a void region");
+        assert!(self.voids.remove(&(len, start, node)), "region {start}+{len} is not void");
+        self.discard(node);
+        self.regions.remove(&start);
+        self.positions.insert(start, len.next_multiple_of(ALIGN));
+    }
+
+    /// Whether nothing backs the region at `start` of `len` grains.
+    pub fn is_void(&self, start: u32, len: u32) -> bool {
+        self.voids.range((len, start, 0)..).next().is_some_and(|v| (v.0, v.1) == (len, start))
+    }
+
+    /// Where `len` grains could be backed by new heaps: the smallest void that fits.
+    pub fn find_void(&self, len: u32) -> Option<Void> {
+        self.voids.range((len, 0, 0)..).next().map(|&(len, start, node)| Void { start, len, node })
+    }
+
+    /// Makes the first `len` grains of a void free: they are backed now.
+    pub fn back(&mut self, void: Void, len: u32) {
+        let Void { start, len: whole, node } = void;
+        assert!(self.voids.remove(&(whole, start, node)) && len <= whole, "a void that holds {len} grains");
+        let mut free = node;
+        if len < whole {
+            free = self.split(node, len);
+            self.voids.insert((whole - len, start + len, node));
+        }
+        self.release(free);
+    }
+
+    /// Closes a heap that lies in the free run `run`: nothing is placed in it until it is opened again.
+    /// Returns what is left of the run before it.
+    ///
+    /// Heaps that are free from end to end are closed between executions and opened, in the order in which
+    /// they were created, only when what is open does not suffice. So every execution packs its blocks as
+    /// tightly as the first one did, which had to create what it opened, and the same execution finds the
+    /// same places again. A heap that stays closed is one that is not needed.
+    pub fn close(&mut self, run: FreeRun, heap: &Heap) -> Option<FreeRun> {
+        let node = self.cut_out(run.node, heap.start, heap.len);
+        self.nodes[node as usize].kind = Kind::Closed;
+        self.closed
+            .insert(heap.serial, Closed { node, start: heap.start, len: heap.len, since: self.execution });
+        self.closed_by_len.insert((heap.len, heap.serial));
+        (heap.start > run.start).then(|| {
+            let node = self.nodes[node as usize].prev;
+            FreeRun { start: run.start, len: heap.start - run.start, node }
+        })
+    }
+
+    /// Opens closed heaps, the first created first, until at least `len` grains were opened. Returns how
+    /// many were.
+    pub fn open(&mut self, len: u32) -> u64 {
+        let mut opened = 0;
+        while opened < u64::from(len)
+            && let Some((&serial, &Closed { len, .. })) = self.closed.first_key_value()
+        {
+            self.open_one(serial);
+            opened += u64::from(len);
+        }
+        opened
+    }
+
+    /// Opens the smallest closed heap of at least `len` grains, if there is one.
+    pub fn open_fitting(&mut self, len: u32) -> bool {
+        let found = self.closed_by_len.range((len, 0)..).next().copied();
+        found.is_some_and(|(_, serial)| {
+            self.open_one(serial);
+            true
+        })
+    }
+
+    fn open_one(&mut self, serial: u64) {
+        let Closed { node, len, .. } = self.closed.remove(&serial).expect("a closed heap");
+        self.closed_by_len.remove(&(len, serial));
+        self.release(node);
+    }
+
+    /// The heaps, as (position, length), that have stayed closed for `age` whole executions.
+    pub fn closed_for(&self, age: u32) -> Vec<(u32, u32)> {
+        let old = |c: &&Closed| self.execution - c.since >= age;
+        self.closed.values().filter(old).map(|c| (c.start, c.len)).collect()
+    }
+
+    /// Takes a closed heap out of home space: nothing backs its grains any more. With `lost`, the device
+    /// still has something there and the grains are not used again.
+    pub fn unback(&mut self, heap: &Heap, lost: bool) {
+        let Closed { node, len, .. } = self.closed.remove(&heap.serial).expect("a closed heap");
+        self.closed_by_len.remove(&(len, heap.serial));
+        if lost {
+            self.nodes[node as usize].kind = Kind::Lost;
+            return;
+        }
+        self.empty(node);
+    }
+
+    /// Places `bytes` in one run, or says that no run is long enough.
+    ///
+    /// Small requests fill the smallest short run that fits, else the low end of the lowest long one; so
+    /// do long-lived ones. Transient requests take the high end of the smallest run that fits.
+    #[inline]
+    pub fn alloc(&mut self, bytes: u64) -> Option<Place> {
+        let len = u32::try_from(grains(bytes)).ok()?;
+        let (node, high) = self.fit(len)?;
+        let whole = self.nodes[node as usize].len;
+        let used = if whole == len {
+            self.runs.remove(&mut self.nodes, node);
+            node
+        } else if high {
+            self.runs.resize(&mut self.nodes, node, whole - len);
+            self.append(node, len)
+        } else {
+            self.runs.remove(&mut self.nodes, node);
+            let low = self.split(node, len);
+            self.runs.insert(&mut self.nodes, node);
+            low
+        };
+        self.free -= u64::from(len);
+        Some(self.adopt(used, bytes, len, NIL))
+    }
+
+    /// Places `bytes` in `pieces`, free and disjoint, as one block, and notes `tag` with it.
+    pub fn alloc_pieces(&mut self, bytes: u64, pieces: &[Piece], tag: u32) -> Place {
+        let mut nodes = Vec::with_capacity(pieces.len());
+        for (i, piece) in pieces.iter().enumerate() {
+            // The last piece may come from what the first left of its run.
+            let run = match i > 0 && piece.run == pieces[0].run {
+                true => self.nodes[nodes[0] as usize].next,
+                false => self.runs.long_at(piece.run),
+            };
+            nodes.push(self.cut_out(run, piece.start, piece.len));
+        }
+        let len = pieces.iter().map(|p| p.len).sum();
+        for &node in &nodes {
+            self.nodes[node as usize].kind = Kind::Part;
+        }
+        let parts = Parts { rest: nodes[1..].to_vec(), tag };
+        let entry = match self.spare_parts.pop() {
+            Some(entry) => {
+                self.parts[entry as usize] = parts;
+                entry
+            }
+            None => {
+                self.parts.push(parts);
+                self.parts.len() as u32 - 1
+            }
+        };
+        self.adopt(nodes[0], bytes, len, entry)
+    }
+
+    /// Takes a block back.
+    ///
+    /// # Errors
+    /// When there is no such block.
+    #[inline]
+    pub fn free(&mut self, slot: Slot) -> Result<Freed, FreeError> {
+        let head = self.nodes.get(slot.index as usize).ok_or(FreeError::Unknown)?;
+        if slot.generation != head.generation || head.kind != Kind::Head {
+            // Every generation below the node's own was some block's.
+            let issued = slot.generation > 0 && slot.generation < head.generation;
+            return Err(if issued { FreeError::Twice } else { FreeError::Unknown });
+        }
+        let (entry, born, slack) = (head.a, head.b, head.slack);
+        let mut len = head.len;
+        let mut tag = None;
+        self.nodes[slot.index as usize].generation += 1;
+        self.release(slot.index);
+        if entry != NIL {
+            let Parts { rest, tag: noted } =
+                std::mem::replace(&mut self.parts[entry as usize], Parts { rest: Vec::new(), tag: NIL });
+            self.spare_parts.push(entry);
+            tag = Some(noted);
+            for node in rest {
+                len += self.nodes[node as usize].len;
+                self.release(node);
+            }
+        }
+        self.operations = self.operations.wrapping_add(1);
+        self.lifetimes.learn(len, self.operations.wrapping_sub(born));
+        self.blocks -= 1;
+        Ok(Freed { bytes: u64::from(len) * crate::GRAIN - u64::from(slack), tag })
+    }
+
+    /// Grains that no block uses, in open and in closed heaps.
+    pub fn free_grains(&self) -> u64 {
+        self.free + self.closed.values().map(|c| u64::from(c.len)).sum::<u64>()
+    }
+
+    /// Blocks that are live.
+    pub fn blocks(&self) -> u64 {
+        self.blocks
+    }
+
+    /// The longest run that no block uses, over open and closed heaps, grains. Walks all of them.
+    pub fn longest(&self) -> u32 {
+        let open = self.free_runs(1).into_iter().map(|run| (run.start, run.len));
+        let mut runs: Vec<(u32, u32)> = open.chain(self.closed.values().map(|c| (c.start, c.len))).collect();
+        runs.sort_unstable();
+        let (mut longest, mut len, mut end) = (0, 0, 0);
+        for (start, run) in runs {
+            len = if start == end && !self.starts_region(start) { len + run } else { run };
+            end = start + run;
+            longest = longest.max(len);
+        }
+        longest
+    }
+
+    fn starts_region(&self, start: u32) -> bool {
+        self.regions.contains(&start)
+    }
+
+    /// Whether a request of `bytes` is expected to live long.
+    pub fn long_lived(&self, bytes: u64) -> bool {
+        u32::try_from(grains(bytes)).is_ok_and(|len| self.lifetimes.long_lived(len))
+    }
+
+    /// Begins the next execution. When nothing is live, what was learnt of lifetimes is forgotten: an
+    /// empty pool has no history, so an execution that starts from nothing always goes the same way.
+    pub fn end_of_execution(&mut self) {
+        self.execution += 1;
+        if self.blocks == 0 {
+            self.lifetimes.forget();
+        }
+    }
+
+    /// Every free run of at least `len` grains, in address order.
+    pub fn free_runs(&self, len: u32) -> Vec<FreeRun> {
+        let mut runs: Vec<FreeRun> = self
+            .runs
+            .at_least(&self.nodes, len)
+            .map(|node| {
+                let Extent { start, len, .. } = self.nodes[node as usize];
+                FreeRun { start, len, node }
+            })
+            .collect();
+        runs.sort_unstable_by_key(|r| r.start);
+        runs
+    }
+
+    /// Long free runs as (length, position), the longest first.
+    pub(crate) fn longest_first(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.runs.longest_first()
+    }
+
+    #[inline]
+    fn fit(&self, len: u32) -> Option<(u32, bool)> {
+        if let Some(node) = self.runs.smallest_short(len) {
+            return Some((node, false));
+        }
+        if self.lifetimes.long_lived(len) {
+            self.runs.lowest_long(len).map(|node| (node, false))
+        } else {
+            self.runs.smallest_long(len).map(|node| (node, true))
+        }
+    }
+
+    #[inline]
+    fn adopt(&mut self, mut node: u32, bytes: u64, len: u32, parts: u32) -> Place {
+        if self.nodes[node as usize].generation == RETIRED {
+            // A fresh node takes the run over, so that no name is given twice.
+            let own = self.nodes[node as usize].len;
+            let fresh = self.split(node, own);
+            self.discard(node);
+            node = fresh;
+        }
+        self.operations = self.operations.wrapping_add(1);
+        self.blocks += 1;
+        let extent = &mut self.nodes[node as usize];
+        extent.kind = Kind::Head;
+        extent.a = parts;
+        extent.b = self.operations;
+        extent.slack = (u64::from(len) * crate::GRAIN - bytes) as u16;
+        Place { slot: Slot { index: node, generation: extent.generation }, start: extent.start }
+    }
+
+    /// Cuts `len` grains at `start` out of a free run, as a node in no index.
+    fn cut_out(&mut self, mut node: u32, start: u32, len: u32) -> u32 {
+        let Extent { start: run_start, len: run_len, kind, .. } = self.nodes[node as usize];
+        assert!(kind == Kind::Free && run_start <= start && start + len <= run_start + run_len, "a free run");
+        self.runs.remove(&mut self.nodes, node);
+        self.free -= u64::from(len);
+        if start > run_start {
+            let low = self.split(node, start - run_start);
+            self.runs.insert(&mut self.nodes, low);
+        }
+        if len < run_start + run_len - start {
+            let cut = self.split(node, len);
+            self.runs.insert(&mut self.nodes, node);
+            node = cut;
+        }
+        node
+    }
+
+    /// Makes a run free and merges it with free neighbours.
+    #[inline]
+    fn release(&mut self, node: u32) {
+        self.free += u64::from(self.nodes[node as usize].len);
+        let Extent { prev, next, mut len, .. } = self.nodes[node as usize];
+        if next != NIL && self.nodes[next as usize].kind == Kind::Free {
+            self.runs.remove(&mut self.nodes, next);
+            len += self.nodes[next as usize].len;
+            self.discard(next);
+        }
+        if prev != NIL && self.nodes[prev as usize].kind == Kind::Free {
+            self.discard(node);
+            len += self.nodes[prev as usize].len;
+            self.runs.resize(&mut self.nodes, prev, len);
+            return;
+        }
+        let extent = &mut self.nodes[node as usize];
+        (extent.kind, extent.len) = (Kind::Free, len);
+        self.runs.insert(&mut self.nodes, node);
+    }
+
+    /// Makes a run void and merges it with void neighbours.
+    fn empty(&mut self, mut node: u32) {
+        let Extent { prev, next, .. } = self.nodes[node as usize];
+        for (low, high) in [(node, next), (prev, node)] {
+            let beside = if low == node { high } else { low };
+            if beside == NIL || self.nodes[beside as usize].kind != Kind::Void {
+                continue;
+            }
+            let Extent { start, len, .. } = self.nodes[beside as usize];
+            self.voids.remove(&(len, start, beside));
+            self.nodes[low as usize].len += self.nodes[high as usize].len;
+            self.discard(high);
+            node = low;
+        }
+        let extent = &mut self.nodes[node as usize];
+        extent.kind = Kind::Void;
+        self.voids.insert((extent.len, extent.start, node));
+    }
+
+    /// Splits the first `len` grains off a run that is in no index, as a node of the same kind. `node`
+    /// keeps the rest.
+    #[inline]
+    fn split(&mut self, node: u32, len: u32) -> u32 {
+        let Extent { start, len: whole, prev, kind, .. } = self.nodes[node as usize];
+        let low = self.node(start, len, kind);
+        let upper = &mut self.nodes[node as usize];
+        upper.start = start + len;
+        upper.len = whole - len;
+        upper.prev = low;
+        let lower = &mut self.nodes[low as usize];
+        lower.prev = prev;
+        lower.next = node;
+        if prev != NIL {
+            self.nodes[prev as usize].next = low;
+        }
+        low
+    }
+
+    /// Puts a node for `len` grains behind a run that was shortened by as much.
+    #[inline]
+    fn append(&mut self, node: u32, len: u32) -> u32 {
+        let Extent { start, len: before, next, kind, .. } = self.nodes[node as usize];
+        let high = self.node(start + before, len, kind);
+        let upper = &mut self.nodes[high as usize];
+        upper.prev = node;
+        upper.next = next;
+        if next != NIL {
+            self.nodes[next as usize].prev = high;
+        }
+        self.nodes[node as usize].next = high;
+        high
+    }
+
+    /// A node without neighbours.
+    #[inline]
+    fn node(&mut self, start: u32, len: u32, kind: Kind) -> u32 {
+        let node = self.spare;
+        if node == NIL {
+            let node = self.nodes.len() as u32;
+            self.nodes.push(Extent {
+                start,
+                len,
+                prev: NIL,
+                next: NIL,
+                a: NIL,
+                b: NIL,
+                generation: 1,
+                slack: 0,
+                kind,
+            });
+            return node;
+        }
+        let extent = &mut self.nodes[node as usize];
+        self.spare = extent.a;
+        *extent = Extent { start, len, prev: NIL, next: NIL, a: NIL, b: NIL, slack: 0, kind, ..*extent };
+        node
+    }
+
+    /// Takes a node out of its region.
+    #[inline]
+    fn discard(&mut self, node: u32) {
+        let Extent { prev, next, generation, .. } = self.nodes[node as usize];
+        if prev != NIL {
+            self.nodes[prev as usize].next = next;
+        }
+        if next != NIL {
+            self.nodes[next as usize].prev = prev;
+        }
+        let extent = &mut self.nodes[node as usize];
+        extent.kind = Kind::Spare;
+        if generation < RETIRED {
+            extent.a = self.spare;
+            self.spare = node;
+        }
+    }
+}
+
+impl Extents {
+    /// Panics with a description when the books contradict each other. For tests: O(n log n).
+    pub fn check_invariants(&self) {
+        let mut listed = 0;
+        let mut free = 0;
+        let mut heads = 0;
+        let mut closed = 0;
+        for first in 0..self.nodes.len() as u32 {
+            let node = &self.nodes[first as usize];
+            if node.kind == Kind::Spare || node.prev != NIL {
+                continue;
+            }
+            let (mut at, mut end, mut before) = (first, node.start, Kind::Spare);
+            while at != NIL {
+                let extent = &self.nodes[at as usize];
+                assert_eq!(extent.start, end, "runs of a region follow each other");
+                assert!(extent.len > 0, "a run is not empty");
+                let merged = !matches!(extent.kind, Kind::Free | Kind::Void) || extent.kind != before;
+                assert!(merged, "neighbours at {} are both {:?}", extent.start, extent.kind);
+                match extent.kind {
+                    Kind::Free => {
+                        assert!(self.runs.contains(&self.nodes, at), "the free run at {end} is not listed");
+                        free += u64::from(extent.len);
+                        listed += 1;
+                    }
+                    Kind::Head => heads += 1,
+                    Kind::Void => {
+                        assert!(
+                            self.voids.contains(&(extent.len, end, at)),
+                            "the void at {end} is not listed"
+                        );
+                    }
+                    Kind::Part | Kind::Lost => {}
+                    Kind::Closed => closed += 1,
+                    Kind::Spare => panic!("a spare node at {end} stands in a region"),
+                }
+                (end, before) = (end + extent.len, extent.kind);
+                at = extent.next;
+            }
+        }
+        assert_eq!(free, self.free, "grains counted free");
+        assert_eq!(heads, self.blocks, "blocks counted");
+        assert_eq!(closed, self.closed.len(), "closed heaps counted");
+        assert_eq!(closed, self.closed_by_len.len(), "closed heaps by length");
+        assert_eq!(listed, self.runs.at_least(&self.nodes, 1).count(), "free runs listed");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,526 @@
+//! One pool of heaps that every request shares: the managers `tiled` and `placed`.
+//!
+//! ```text
+//!   alloc(bytes)
+//!     │ a free run is long enough ───────────────► carve it              no device call, the usual way
+//!     │ no run is                                                        ── only tiled, from here ──
+//!     │ free tiles suffice ──► compose pieces ──► the same tiles mapped before ► reuse  no device call
+//!     │                                      └──► reserve, map, set access
+//!     └ too little is free ──► create what lacks, map it at home, look again
+//! ```
+//!
+//! Every heap is mapped once at its *home* and stays there. In `tiled` the homes stand side by side in
+//! long ranges, so that a run of bytes crosses heaps freely, and a block that fits no run is stitched: the
+//! free tiles are mapped a second time, in a range of their own, while their homes stay as they are. In
+//! `placed` each heap has a range of its own and nothing is mapped twice, which every device can do.
+//!
+//! Where the bytes go is decided in [`tilework_policy`]; here the decisions are carried out, and undone
+//! when the device fails.
+
+use std::collections::BTreeMap;
+
+use tilework_policy::{
+    Cover, Cut, Extents, FreeError, GRAIN, Growth, Heap, Heaps, MAX_GRAINS, Mapping, MappingSlot, Mappings,
+    Piece, Place, Slot, compose, grains,
+};
+
+use crate::device::{Bind, Device, DeviceError, HeapId, Range, RangeId};
+use crate::error::{Error, Result};
+use crate::manager::memory::{Memory, Return};
+use crate::manager::{Block, BlockId, Kind, Manager, Options, Stats, Stream, Usage};
+
+/// Address space that `tiled` reserves for homes at a time, bytes. Reserving costs the same whatever the
+/// length; this leaves room for any card of today in one range.
+const REGION_BYTES: u64 = 256 << 30;
+
+/// Heaps that grew old are given back once they make up this part of what is held.
+const WORTH_RELEASING: u64 = 64;
+
+/// Idle mappings may show this many times the memory held before the oldest are undone.
+const IDLE_MAPPINGS: u64 = 64;
+
+/// The managers of kind [`Kind::Tiled`] and [`Kind::Placed`].
+pub struct Pool {
+    kind: Kind,
+    memory: Memory,
+    extents: Extents,
+    heaps: Heaps,
+    mappings: Mappings,
+    /// By position: the ranges in which heaps have their homes.
+    regions: BTreeMap<u32, Region>,
+    /// The region that served last.
+    recent: Region,
+    /// Where the search for the homes of new heaps begins, bytes: less than `REGION_BYTES` once the device
+    /// had no range that long.
+    region_bytes: u64,
+    options: Options,
+    tile: u32,
+    growth: Growth,
+    /// Heaps created so far.
+    serial: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Region {
+    start: u32,
+    len: u32,
+    range: Range,
+}
+
+impl Region {
+    fn offset(&self, position: u32) -> u64 {
+        u64::from(position - self.start) * GRAIN
+    }
+}
+
+impl Pool {
+    /// A tiled pool over `device`, which must have [tiling](crate::device::Caps::tiling) and of which
+    /// nothing was taken yet.
+    pub fn tiled(device: Box<dyn Device>, options: &Options) -> Pool {
+        debug_assert!(device.caps().tiling);
+        Pool::new(Kind::Tiled, device, options)
+    }
+
+    /// A placed pool over `device`, of which nothing was taken yet.
+    pub fn placed(device: Box<dyn Device>, options: &Options) -> Pool {
+        Pool::new(Kind::Placed, device, options)
+    }
+
+    fn new(kind: Kind, device: Box<dyn Device>, options: &Options) -> Pool {
+        let caps = device.caps();
+        let tile = grains(caps.tile_bytes) as u32;
+        let cut = if caps.partial_maps { Cut::Tiles(tile) } else { Cut::Heaps };
+        let heap_bytes = options.heap_bytes.clamp(caps.tile_bytes, caps.max_range_bytes);
+        let options = Options { heap_bytes: heap_bytes.next_multiple_of(caps.tile_bytes), ..*options };
+        Pool {
+            kind,
+            region_bytes: REGION_BYTES.min(caps.max_range_bytes),
+            memory: Memory::new(device),
+            extents: Extents::new(grains(options.heap_bytes).min(MAX_GRAINS) as u32),
+            heaps: Heaps::new(cut),
+            mappings: Mappings::default(),
+            regions: BTreeMap::new(),
+            recent: Region { start: 0, len: 0, range: Range { id: RangeId(u64::MAX), address: 0, bytes: 0 } },
+            options,
+            tile,
+            growth: Growth::new(tile, grains(options.heap_bytes).min(MAX_GRAINS) as u32, cut),
+            serial: 0,
+        }
+    }
+
+    #[inline]
+    fn home_block(&mut self, place: Place, bytes: u64) -> Block {
+        let Region { start, len, .. } = self.recent;
+        if place.start.wrapping_sub(start) >= len {
+            self.recent = self.region_of(place.start);
+        }
+        let offset = self.recent.offset(place.start);
+        let range = self.recent.range;
+        self.memory.account_mut().lent(bytes);
+        Block { id: id(place.slot), address: range.address + offset, range: range.id, offset, bytes }
+    }
+
+    fn region_of(&self, position: u32) -> Region {
+        *self.regions.range(..=position).next_back().expect("a position lies in a region").1
+    }
+
+    /// Serves a request that no free run is long enough for.
+    #[cold]
+    fn alloc_slow(&mut self, bytes: u64) -> Result<Block> {
+        let max = self.memory.caps().max_range_bytes.min(MAX_GRAINS * GRAIN);
+        if bytes == 0 {
+            return Err(Error::ZeroSize);
+        }
+        if bytes > max {
+            return Err(Error::TooLarge { bytes, max });
+        }
+        let mut grown = Vec::new();
+        let served = self.grow_and_place(bytes, &mut grown);
+        if served.is_err() {
+            // Nothing was placed, so what was created for the request is free from end to end.
+            self.close_unused();
+            for heap in grown {
+                let _logged = self.release_heap(heap);
+            }
+        }
+        served
+    }
+
+    fn grow_and_place(&mut self, bytes: u64, grown: &mut Vec<Heap>) -> Result<Block> {
+        let len = grains(bytes) as u32;
+        loop {
+            let mut lacks = len;
+            if self.kind == Kind::Tiled && len >= self.tile {
+                match compose(&self.extents, &self.heaps, len) {
+                    Ok(pieces) => return self.stitch(bytes, &pieces),
+                    Err(usable) => lacks -= usable,
+                }
+            }
+            if !self.open(lacks) {
+                self.grow(bytes, lacks, grown)?;
+            }
+            if let Some(place) = self.extents.alloc(bytes) {
+                return Ok(self.home_block(place, bytes));
+            }
+        }
+    }
+
+    /// Opens closed heaps for a request that lacks `lacks` grains; false when there was none to open.
+    fn open(&mut self, lacks: u32) -> bool {
+        match self.kind {
+            Kind::Tiled => self.extents.open(lacks) > 0,
+            _ => self.extents.open_fitting(lacks),
+        }
+    }
+
+    /// Creates at least `lacks` grains for a request of `bytes`.
+    fn grow(&mut self, bytes: u64, lacks: u32, grown: &mut Vec<Heap>) -> Result<()> {
+        let len = grains(bytes) as u32;
+        let held = self.memory.account().usage().held / GRAIN;
+        let long_lived = self.extents.long_lived(bytes);
+        let wanted = match self.kind {
+            Kind::Tiled => {
+                if len >= self.tile {
+                    let usable = u64::from(len - lacks);
+                    self.growth.note(self.extents.free_grains().saturating_sub(usable), held);
+                }
+                self.growth.amount(lacks, len, held, long_lived)
+            }
+            _ => lacks.max(grains(self.options.heap_bytes) as u32),
+        };
+        let mut made = self.create(wanted, long_lived, grown);
+        if wanted > lacks && out_of_memory(&made) {
+            made = self.create(lacks, long_lived, grown);
+        }
+        if out_of_memory(&made) && self.give_back_unused()? > 0 {
+            made = self.create(lacks, long_lived, grown);
+        }
+        made.map_err(|error| self.memory.explain(bytes, error))
+    }
+
+    /// Creates `len` grains in whole tiles, gives them a home, and adds the heaps to `grown`.
+    fn create(&mut self, len: u32, long_lived: bool, grown: &mut Vec<Heap>) -> Result<(), DeviceError> {
+        let len = len.div_ceil(self.tile) * self.tile;
+        let wanted = u64::from(len) * GRAIN;
+        if self.kind == Kind::Placed {
+            let home = self.memory.take_home(wanted)?;
+            let Some(start) = self.extents.add_region(len) else {
+                let _logged = self.memory.give_back(home);
+                return Err(DeviceError::OutOfMemory { bytes: wanted });
+            };
+            self.regions.insert(start, Region { start, len, range: home.range });
+            self.adopt(start, &[(home.heap, len)], grown);
+            return Ok(());
+        }
+        let heap_bytes = u64::from(self.growth.heap_len(long_lived)) * GRAIN;
+        let start = self.home_for(len)?;
+        let mut made = Vec::new();
+        let mut rest = wanted;
+        let outcome = loop {
+            if rest == 0 {
+                break self.map_home(start, &made);
+            }
+            let bytes = rest.min(heap_bytes);
+            match self.memory.create(bytes) {
+                Ok(heap) => made.push((heap, grains(bytes) as u32)),
+                Err(error) => break Err(error),
+            }
+            rest -= bytes;
+        };
+        if outcome.is_ok() {
+            self.adopt(start, &made, grown);
+        } else {
+            for (heap, len) in made {
+                let release = Some((heap, u64::from(len) * GRAIN));
+                let _logged = self.memory.give_back(Return { release, ..Return::default() });
+            }
+        }
+        outcome
+    }
+
+    /// Where `len` grains of new heaps can have their home; reserves a range when no room is left.
+    fn home_for(&mut self, len: u32) -> Result<u32, DeviceError> {
+        if let Some(void) = self.extents.find_void(len) {
+            return Ok(void.start);
+        }
+        let needed = u64::from(len) * GRAIN;
+        let range = loop {
+            match self.memory.reserve(self.region_bytes.max(needed)) {
+                Ok(range) => break range,
+                Err(error) if self.region_bytes <= needed => return Err(error),
+                Err(_) => {
+                    self.region_bytes =
+                        (self.region_bytes / 2).next_multiple_of(self.memory.caps().tile_bytes)
+                }
+            }
+        };
+        let whole = grains(range.bytes).min(MAX_GRAINS) as u32;
+        // The positions that are left may hold less than the range does; what lies behind stays unused.
+        for len in [whole, whole / 2, len] {
+            if let Some(start) = self.extents.add_region(len) {
+                self.regions.insert(start, Region { start, len, range });
+                return Ok(start);
+            }
+        }
+        let _logged = self.memory.give_back(Return { unreserve: Some(range), ..Return::default() });
+        Err(DeviceError::OutOfMemory { bytes: needed })
+    }
+
+    fn map_home(&mut self, start: u32, made: &[(HeapId, u32)]) -> Result<(), DeviceError> {
+        let region = self.region_of(start);
+        let mut range_offset = region.offset(start);
+        let mut binds = Vec::with_capacity(made.len());
+        for &(heap, len) in made {
+            let bytes = u64::from(len) * GRAIN;
+            binds.push(Bind { range_offset, heap, heap_offset: 0, bytes });
+            range_offset += bytes;
+        }
+        self.memory.map(region.range.id, &binds)
+    }
+
+    fn adopt(&mut self, mut start: u32, made: &[(HeapId, u32)], grown: &mut Vec<Heap>) {
+        let len = made.iter().map(|&(_, len)| len).sum();
+        let void = self.extents.find_void(len).expect("the void that was found before");
+        debug_assert!(self.kind == Kind::Placed || void.start == start);
+        self.extents.back(void, len);
+        for &(heap, len) in made {
+            let heap = Heap { start, len, id: heap.0, serial: self.serial };
+            self.serial += 1;
+            self.heaps.insert(heap);
+            grown.push(heap);
+            start += len;
+        }
+    }
+
+    /// Makes one block of `pieces`, in the mapping that shows them.
+    fn stitch(&mut self, bytes: u64, pieces: &[Piece]) -> Result<Block> {
+        let cover: Cover = pieces
+            .iter()
+            .map(|p| {
+                let start = self.heaps.floor(p.start);
+                (start, self.heaps.ceil(p.start + p.len) - start)
+            })
+            .collect();
+        let before = pieces[0].start - cover[0].0;
+        let slot = match self.mappings.reuse(&cover) {
+            Some(slot) => slot,
+            None => self.make_mapping(bytes, cover)?,
+        };
+        let Mapping { range, address, .. } = *self.mappings.get(slot);
+        let place = self.extents.alloc_pieces(bytes, pieces, slot);
+        self.memory.account_mut().lent(bytes);
+        let offset = u64::from(before) * GRAIN;
+        Ok(Block { id: id(place.slot), address: address + offset, range: RangeId(range), offset, bytes })
+    }
+
+    fn make_mapping(&mut self, request: u64, cover: Cover) -> Result<MappingSlot> {
+        let mut binds = Vec::new();
+        let mut range_offset = 0;
+        for &(start, len) in &cover {
+            let end = start + len;
+            for heap in self.heaps.within(start, end) {
+                let (from, to) = (heap.start.max(start), heap.end().min(end));
+                let bytes = u64::from(to - from) * GRAIN;
+                let heap_offset = u64::from(from - heap.start) * GRAIN;
+                binds.push(Bind { range_offset, heap: HeapId(heap.id), heap_offset, bytes });
+                range_offset += bytes;
+            }
+        }
+        let held = self.memory.account().usage().held / GRAIN;
+        while self.mappings.idle_grains() > IDLE_MAPPINGS * held {
+            let oldest = self.mappings.oldest_idle().expect("an idle mapping");
+            self.drop_mapping(oldest)?;
+        }
+        let mut range = self.memory.take_mapping(range_offset, &binds);
+        if range.is_err() && self.mappings.idle() > 0 {
+            // Address space or mappings may have run out: what no block uses makes room.
+            self.drop_idle_mappings()?;
+            range = self.memory.take_mapping(range_offset, &binds);
+        }
+        let Range { id, address, .. } = range.map_err(|error| self.memory.explain(request, error))?;
+        Ok(self.mappings.insert(Mapping { cover, range: id.0, address }))
+    }
+
+    fn drop_mapping(&mut self, slot: MappingSlot) -> Result<()> {
+        let mapping = self.mappings.remove(slot);
+        let range =
+            Range { id: RangeId(mapping.range), address: mapping.address, bytes: mapping.len() * GRAIN };
+        self.memory.give_back(Return::mapping(range)).map(drop)
+    }
+
+    fn drop_idle_mappings(&mut self) -> Result<()> {
+        let mut outcome = Ok(());
+        while let Some(slot) = self.mappings.oldest_idle() {
+            outcome = outcome.and(self.drop_mapping(slot));
+        }
+        outcome
+    }
+
+    /// Closes every heap that is free from end to end.
+    fn close_unused(&mut self) {
+        for run in self.extents.free_runs(self.tile) {
+            let inside = |heap: &Heap| heap.start >= run.start && heap.end() <= run.end();
+            let whole: Vec<Heap> = self.heaps.within(run.start, run.end()).filter(inside).collect();
+            let mut rest = Some(run);
+            for heap in whole.into_iter().rev() {
+                rest = self.extents.close(rest.expect("the heap lies in what is left of the run"), &heap);
+            }
+        }
+    }
+
+    /// Gives every heap back that is free from end to end. Returns the bytes released.
+    fn give_back_unused(&mut self) -> Result<u64> {
+        let released = self.memory.retry()?;
+        self.close_unused();
+        Ok(released + self.release_closed(0)?)
+    }
+
+    /// Gives back the heaps that have stayed closed for `age` executions. Returns the bytes released.
+    fn release_closed(&mut self, age: u32) -> Result<u64> {
+        let mut outcome = Ok(());
+        let mut released = 0;
+        for (start, _) in self.extents.closed_for(age) {
+            let heap = self.heaps.get(start).expect("a closed heap is held");
+            match self.release_heap(heap) {
+                Ok(bytes) => released += bytes,
+                Err(error) => outcome = outcome.and(Err(error)),
+            }
+        }
+        outcome.map(|()| released)
+    }
+
+    /// Gives back a closed heap. Returns the bytes released.
+    fn release_heap(&mut self, heap: Heap) -> Result<u64> {
+        let mut outcome = Ok(());
+        for slot in self.mappings.idle_over(heap.start, heap.end()) {
+            outcome = outcome.and(self.drop_mapping(slot));
+        }
+        let region = self.region_of(heap.start);
+        let bytes = u64::from(heap.len) * GRAIN;
+        let given = self.memory.give_back(Return {
+            unmap: Some((region.range.id, region.offset(heap.start), bytes)),
+            release: Some((HeapId(heap.id), bytes)),
+            unreserve: (self.kind == Kind::Placed).then_some(region.range),
+        });
+        // What the device did not let go may still be mapped there, so nothing else may have its home there.
+        let lost = !matches!(given, Ok(1..));
+        self.extents.unback(&heap, lost);
+        self.heaps.remove(heap.start);
+        if self.kind == Kind::Placed && !lost {
+            self.forget_region(region);
+        }
+        outcome.and(given)
+    }
+
+    fn forget_region(&mut self, region: Region) {
+        self.extents.remove_region(region.start, region.len);
+        self.regions.remove(&region.start);
+        if self.recent == region {
+            self.recent.len = 0;
+        }
+    }
+}
+
+impl Manager for Pool {
+    fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    #[inline]
+    fn alloc(&mut self, bytes: u64, _stream: Stream) -> Result<Block> {
+        if bytes != 0
+            && let Some(place) = self.extents.alloc(bytes)
+        {
+            return Ok(self.home_block(place, bytes));
+        }
+        self.alloc_slow(bytes)
+    }
+
+    #[inline]
+    fn free(&mut self, block: BlockId) -> Result<()> {
+        let slot = Slot { index: block.0 as u32, generation: (block.0 >> 32) as u32 };
+        match self.extents.free(slot) {
+            Ok(freed) => {
+                self.memory.account_mut().returned(freed.bytes);
+                if let Some(mapping) = freed.tag {
+                    self.mappings.rest(mapping);
+                }
+                Ok(())
+            }
+            Err(FreeError::Unknown) => Err(Error::UnknownBlock(block)),
+            Err(FreeError::Twice) => Err(Error::DoubleFree(block)),
+        }
+    }
+
+    fn end_of_execution(&mut self) -> Result<()> {
+        let mut outcome = self.memory.retry().map(drop);
+        self.extents.end_of_execution();
+        self.mappings.end_of_execution();
+        while let Some(slot) = self.mappings.stale(self.options.mapping_age) {
+            outcome = outcome.and(self.drop_mapping(slot));
+        }
+        let age = self.options.heap_age.max(1);
+        let old: u64 = self.extents.closed_for(age).into_iter().map(|(_, len)| u64::from(len)).sum();
+        if old * GRAIN * WORTH_RELEASING > self.memory.account().usage().held {
+            outcome = outcome.and(self.release_closed(age).map(drop));
+        }
+        self.close_unused();
+        outcome
+    }
+
+    fn trim(&mut self) -> Result<u64> {
+        let mut outcome = self.drop_idle_mappings();
+        let released = self.give_back_unused();
+        let empty: Vec<Region> =
+            self.regions.values().copied().filter(|r| self.extents.is_void(r.start, r.len)).collect();
+        for region in empty {
+            self.forget_region(region);
+            let unreserve = Some(region.range);
+            outcome = outcome.and(self.memory.give_back(Return { unreserve, ..Return::default() }).map(drop));
+        }
+        outcome.and(released)
+    }
+
+    fn usage(&self) -> Usage {
+        self.memory.account().usage()
+    }
+
+    fn reset_peaks(&mut self) {
+        self.memory.account_mut().reset_peaks();
+    }
+
+    fn stats(&self) -> Stats {
+        Stats {
+            largest_free_run: u64::from(self.extents.longest()) * GRAIN,
+            cached_mappings: self.mappings.idle() as u64,
+            ..self.memory.account().stats()
+        }
+    }
+
+    fn device(&self) -> &dyn Device {
+        self.memory.device()
+    }
+
+    fn check_invariants(&self) {
+        self.memory.check_invariants();
+        self.extents.check_invariants();
+        let usage = self.usage();
+        let heaps: u64 = self.heaps.within(0, u32::MAX).map(|h| u64::from(h.len) * GRAIN).sum();
+        let left: u64 = self.memory.leftovers().iter().filter_map(|r| r.release).map(|(_, b)| b).sum();
+        assert_eq!(usage.held, heaps + left, "bytes counted held and bytes of heaps and leftovers");
+        let used = heaps - self.extents.free_grains() * GRAIN;
+        assert!(
+            usage.live <= used && used < usage.live + GRAIN * (self.extents.blocks() + 1),
+            "bytes in use"
+        );
+        assert_eq!(self.stats().blocks, self.extents.blocks(), "blocks counted and blocks known");
+    }
+}
+
+fn id(slot: Slot) -> BlockId {
+    BlockId(u64::from(slot.generation) << 32 | u64::from(slot.index))
+}
+
+fn out_of_memory(made: &Result<(), DeviceError>) -> bool {
+    matches!(made, Err(DeviceError::OutOfMemory { .. }))
+}
