@@ -165,6 +165,23 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
         .unwrap_or_else(|| "no message".into())
 }
 
+/// A function that may unwind, as the type that the table has for it.
+///
+/// ONNX Runtime calls through its table as C++ does, so an exception may pass; the bindings' types only
+/// have no word for that.
+macro_rules! plain {
+    ($entry:ident: fn($($argument:ty),*) -> $result:ty) => {
+        // SAFETY: the two types differ in whether the function may unwind and in nothing else. It is
+        // never called from Rust through the second.
+        unsafe {
+            std::mem::transmute::<
+                unsafe extern "C-unwind" fn($($argument),*) -> $result,
+                unsafe extern "system" fn($($argument),*) -> $result,
+            >($entry)
+        }
+    };
+}
+
 /// What ONNX Runtime is given the address of.
 ///
 /// Invariant: while ONNX Runtime may call, the state stays where it is and `info` and `library` are
@@ -180,8 +197,23 @@ struct State {
 }
 
 impl State {
+    /// Serves a request, or fails the way ONNX Runtime's own allocators do: with `std::bad_alloc`.
+    ///
+    /// A null pointer is what the interface asks for, but ONNX Runtime does not look (its tensors are
+    /// made without a check), and the next kernel writes through it. Where the library brings no
+    /// libstdc++ that can be called, null it is.
     fn serve(&self, bytes: usize, stream: Stream) -> *mut c_void {
-        self.allocator.alloc(bytes, stream)
+        let ptr = self.allocator.alloc(bytes, stream);
+        if ptr.is_null()
+            && bytes > 0
+            && let Some(throw) = self.throw
+        {
+            // SAFETY: the function takes nothing. What it throws passes only this frame and those of
+            // the entries below, which may unwind and own nothing, into ONNX Runtime's, which expect it
+            // of an allocator.
+            unsafe { throw() }
+        }
+        ptr
     }
 }
 
@@ -219,12 +251,14 @@ impl Registered {
         let version = library.api_version();
         let table = OrtAllocator {
             version,
-            Alloc: Some(alloc),
+            Alloc: Some(plain!(alloc: fn(*mut OrtAllocator, usize) -> *mut c_void)),
             Free: Some(free),
             Info: Some(info_of),
-            Reserve: Some(reserve),
+            Reserve: Some(plain!(reserve: fn(*const OrtAllocator, usize) -> *mut c_void)),
             GetStats: (version >= STATS_SINCE).then_some(get_stats),
-            AllocOnStream: (version >= STATS_SINCE).then_some(alloc_on_stream),
+            AllocOnStream: (version >= STATS_SINCE).then_some(
+                plain!(alloc_on_stream: fn(*mut OrtAllocator, usize, *mut OrtSyncStream) -> *mut c_void),
+            ),
             // Shrinking is for plug-in providers' allocators; ONNX Runtime never calls it on a
             // registered one. `Manager::end_of_execution` and `trim` do that work here.
             Shrink: None,
@@ -273,20 +307,21 @@ unsafe fn state<'a>(this: *const OrtAllocator) -> &'a State {
 }
 
 // The entries of the table. Each is called by ONNX Runtime with the table it was given at registration,
-// which lives until its environment is gone. None panics: a manager's panic ends in `guarded`.
+// which lives until its environment is gone. None panics: a manager's panic ends in `guarded`. Those that
+// serve requests may unwind, with an exception of C++ from `State::serve`.
 
-unsafe extern "system" fn alloc(this: *mut OrtAllocator, bytes: usize) -> *mut c_void {
+unsafe extern "C-unwind" fn alloc(this: *mut OrtAllocator, bytes: usize) -> *mut c_void {
     // SAFETY: `this` is our table, alive.
     unsafe { state(this) }.serve(bytes, Stream::default())
 }
 
 /// Memory that is to stay, such as weights: to a manager a request like any other.
-unsafe extern "system" fn reserve(this: *const OrtAllocator, bytes: usize) -> *mut c_void {
+unsafe extern "C-unwind" fn reserve(this: *const OrtAllocator, bytes: usize) -> *mut c_void {
     // SAFETY: `this` is our table, alive.
     unsafe { state(this) }.serve(bytes, Stream::default())
 }
 
-unsafe extern "system" fn alloc_on_stream(
+unsafe extern "C-unwind" fn alloc_on_stream(
     this: *mut OrtAllocator,
     bytes: usize,
     stream: *mut OrtSyncStream,
