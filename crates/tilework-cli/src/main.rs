@@ -1,14 +1,17 @@
 //! The `tilework` command.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod choose;
 mod compare;
+mod engine;
 mod exit;
 mod log;
 mod plot;
 mod progress;
 mod replay;
+mod run;
 mod table;
+mod tap;
 mod units;
 
 use std::process::ExitCode;
@@ -36,6 +39,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.";
 
 #[derive(Subcommand)]
 enum Command {
+    Run(run::Args),
     Replay(replay::Args),
     Compare(compare::Args),
 }
@@ -44,6 +48,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     log::start(cli.verbose);
     let result = match cli.command {
+        Command::Run(args) => run::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Compare(args) => compare::run(&args),
     };

@@ -137,12 +137,12 @@ unsafe extern "system" fn log(
     let _ = std::panic::catch_unwind(|| {
         let (location, message) = (text(location), text(message));
         match severity {
-            // Failures also come back as errors, so that this level only adds where they arose.
-            OrtLoggingLevel::ORT_LOGGING_LEVEL_ERROR | OrtLoggingLevel::ORT_LOGGING_LEVEL_FATAL => {
-                tracing::error!(target: "onnxruntime", %location, "{message}");
-            }
-            OrtLoggingLevel::ORT_LOGGING_LEVEL_WARNING => {
-                tracing::warn!(target: "onnxruntime", %location, "{message}");
+            // What fails comes back as an error, too, and what ONNX Runtime warns of is mostly how it
+            // optimises; so neither is shown unless someone asks.
+            OrtLoggingLevel::ORT_LOGGING_LEVEL_WARNING
+            | OrtLoggingLevel::ORT_LOGGING_LEVEL_ERROR
+            | OrtLoggingLevel::ORT_LOGGING_LEVEL_FATAL => {
+                tracing::info!(target: "onnxruntime", %location, "{message}");
             }
             _ => tracing::debug!(target: "onnxruntime", %location, "{message}"),
         }
