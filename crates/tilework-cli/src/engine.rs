@@ -76,6 +76,11 @@ impl ModelOptions {
         arguments
     }
 
+    /// Whether anything is said about a particular input.
+    pub fn names_inputs(&self) -> bool {
+        !self.shapes.is_empty() || !self.inputs.is_empty()
+    }
+
     /// Finds the runtime; what takes time is told on stderr.
     pub fn library(&self) -> anyhow::Result<find::Found> {
         Ok(find::find(self.ort_lib.as_deref(), &mut |step| {
@@ -323,7 +328,8 @@ fn host_allocator(manager: Box<dyn Manager>) -> anyhow::Result<Allocator> {
     Ok(unsafe { Allocator::new(manager) })
 }
 
-/// The most memory of this process that was ever resident, bytes, by the kernel.
+/// The most memory of this process that was ever resident, bytes, by the kernel: the high-water mark since
+/// it began its program. The figure that a parent gets from wait4 counts what the process was before, too.
 pub fn peak_rss_bytes() -> Option<u64> {
     kib_of("/proc/self/status", "VmHWM:")
 }

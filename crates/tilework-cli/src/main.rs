@@ -13,6 +13,7 @@ mod run;
 mod table;
 mod tap;
 mod units;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -32,6 +33,10 @@ struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
+  tilework run model.onnx --shape latent=1x4x64x64
+                                                  a model in ONNX Runtime, its memory ours
+  tilework compare model.onnx --shape latent=1x4x64x64 --plot held.svg
+                                                  every manager and ONNX Runtime's own arena
   tilework replay trace.csv.gz                    one manager, pass by pass
   tilework compare trace.csv.gz --plot held.svg   every manager, as a table and a picture
 
@@ -42,6 +47,8 @@ enum Command {
     Run(run::Args),
     Replay(replay::Args),
     Compare(compare::Args),
+    #[command(hide = true)]
+    Worker(worker::Args),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +58,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Worker(args) => worker::run(&args),
     };
     exit::code(result)
 }

@@ -46,7 +46,11 @@ impl Library {
     pub fn load(path: &Path) -> Result<Arc<Library>> {
         let fail = |reason: String| Error::Library { path: path.to_owned(), reason };
         // SAFETY: the caller vouches for the file, as the documentation asks.
-        let loaded = unsafe { libloading::Library::new(path) }.map_err(|e| fail(e.to_string()))?;
+        let loaded = unsafe { libloading::Library::new(path) }.map_err(|error| {
+            // The loader's own words are the source.
+            let source = std::error::Error::source(&error).map(|s| format!(": {s}")).unwrap_or_default();
+            fail(format!("{error}{source}"))
+        })?;
         // SAFETY: the symbol of this name has this type in every version of ONNX Runtime.
         let base = unsafe {
             loaded
