@@ -1,5 +1,7 @@
 //! `tilework compare`: every manager side by side, each in a process of its own.
 
+mod model;
+mod process;
 mod trace;
 
 use std::io;
@@ -11,24 +13,36 @@ use tilework::replay::Report;
 use tilework::timeline::Sample;
 
 use crate::choose::{Choice, parse_device};
+use crate::engine::{ModelOptions, peak_rss_bytes};
+use crate::exit::Usage;
 use crate::plot::{self, Line, Panel};
 use crate::units::parse_scale;
 use crate::{table, units};
 
-/// Compare the managers on traces
+/// Compare the managers on models or traces
 ///
-/// Replays each trace on every manager, each in a process of its own so that the kernel's figures are
-/// that manager's alone, and prints one table. The time of a pass is what the manager took and what the
-/// device took or was charged. The peak RSS is the kernel's; it counts a page as often as it is mapped, so
-/// that memory with two addresses, as stitched tiles have, is in it twice.
+/// Runs each model under every manager and under ONNX Runtime's own arena, or replays each trace on every
+/// manager, each in a process of its own so that the kernel's figures are that manager's alone, and prints
+/// one table. A model's processes run in turn, and their outputs must be the same to the bit. The time of a
+/// trace's pass is what the manager took and what the device took or was charged. The peak RSS is the
+/// kernel's; it counts a page as often as it is mapped, so that memory with two addresses, as stitched tiles
+/// have, is in it twice.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The traces
-    #[arg(required = true, value_name = "TRACE")]
+    /// The models (*.onnx), or the traces
+    #[arg(required = true, value_name = "MODEL|TRACE")]
     inputs: Vec<PathBuf>,
 
-    /// On what: host, sim-h200, sim-d3d12 or null [default: sim-h200, host with --verify]
+    /// Timed runs of a model, after two that are not [default: 5]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    runs: Option<u32>,
+
+    #[command(flatten)]
+    model_options: ModelOptions,
+
+    /// Where to replay: host, sim-h200, sim-d3d12 or null [default: sim-h200, host with --verify]; models
+    /// run on host
     #[arg(long, value_name = "NAME", value_parser = parse_device)]
     device: Option<String>,
 
@@ -55,11 +69,48 @@ pub struct Args {
 
 const EXAMPLES: &str = "\
 Examples:
+  tilework compare model.onnx --shape latent=1x4x64x64 --plot held.svg
   tilework compare trace.csv.gz --plot held.svg
   tilework compare trace.csv.gz --device host --verify --scale 0.1";
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> anyhow::Result<()> {
+    let is_model = |path: &&PathBuf| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"));
+    match args.inputs.iter().filter(is_model).count() {
+        0 => run_traces(args),
+        n if n == args.inputs.len() => run_models(args),
+        _ => {
+            Err(Usage("models and traces have different figures: compare them in separate calls".into())
+                .into())
+        }
+    }
+}
+
+fn run_models(args: &Args) -> anyhow::Result<()> {
+    if args.verify || args.scale != 1.0 {
+        return Err(Usage("--verify and --scale are for traces".into()).into());
+    }
+    if args.device.as_deref().is_some_and(|device| device != "host") {
+        return Err(Usage("a model needs a device with memory: host".into()).into());
+    }
+    let mut panels = Vec::new();
+    let mut outcome = Ok(());
+    for input in &args.inputs {
+        let compared = model::compare(args, input)?;
+        // The others are still shown; the first thing that went wrong is what the command ends with.
+        outcome = outcome.and(compared.print());
+        panels.push(compared.panel());
+    }
+    if let Some(path) = &args.plot {
+        plot::write(path, &panels)?;
+    }
+    outcome
+}
+
+fn run_traces(args: &Args) -> anyhow::Result<()> {
+    if args.runs.is_some() || args.model_options.names_inputs() {
+        return Err(Usage("--runs, --shape and --input are for models; a trace has --repeat".into()).into());
+    }
     let mut rows = Vec::new();
     let mut panels = Vec::new();
     let mut failures = 0;
@@ -174,13 +225,4 @@ impl Details {
             timeline: report.timeline.as_ref().map(|t| t.samples().to_vec()).unwrap_or_default(),
         }
     }
-}
-
-/// The high-water mark of this process since it began its program. The figure that a parent gets from
-/// wait4 counts what the process was before that, too.
-fn peak_rss_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib << 10)
 }

@@ -1,15 +1,19 @@
 //! The `tilework` command.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod choose;
 mod compare;
+mod engine;
 mod exit;
 mod log;
 mod plot;
 mod progress;
 mod replay;
+mod run;
 mod table;
+mod tap;
 mod units;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -29,6 +33,10 @@ struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
+  tilework run model.onnx --shape latent=1x4x64x64
+                                                  a model in ONNX Runtime, its memory ours
+  tilework compare model.onnx --shape latent=1x4x64x64 --plot held.svg
+                                                  every manager and ONNX Runtime's own arena
   tilework replay trace.csv.gz                    one manager, pass by pass
   tilework compare trace.csv.gz --plot held.svg   every manager, as a table and a picture
 
@@ -36,16 +44,21 @@ Exit codes: 0 done, 1 failed, 2 wrong usage.";
 
 #[derive(Subcommand)]
 enum Command {
+    Run(run::Args),
     Replay(replay::Args),
     Compare(compare::Args),
+    #[command(hide = true)]
+    Worker(worker::Args),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     log::start(cli.verbose);
     let result = match cli.command {
+        Command::Run(args) => run::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Worker(args) => worker::run(&args),
     };
     exit::code(result)
 }

@@ -9,6 +9,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use tilework::timeline::Sample;
 
+use crate::engine::TICKS_PER_RUN;
 use crate::units;
 
 /// Size of a panel, pixels.
@@ -61,6 +62,13 @@ impl Panel {
             .take_while(|mark| mark.0 < end)
             .collect();
         Panel { title: title.to_owned(), x_label: "allocations and frees".to_owned(), marks, lines }
+    }
+
+    /// The picture of a model run `runs` times. The samples' axis is a run's progress.
+    pub fn of_runs(title: &str, runs: u64, lines: Vec<Line>) -> Panel {
+        let marks = (1..runs).map(|run| (run * TICKS_PER_RUN, format!("run {}", run + 1))).collect();
+        let x_label = format!("progress through the runs, {} a run", units::count(TICKS_PER_RUN));
+        Panel { title: title.to_owned(), x_label, marks, lines }
     }
 
     fn end(&self) -> u64 {

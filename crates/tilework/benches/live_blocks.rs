@@ -34,7 +34,7 @@ fn cost(kind: Kind, live: usize, most: u64) -> (f64, f64) {
     // Position space ends at 2 TiB; a million blocks of a mebibyte stay below it.
     let mut manager = build(kind, device, &Options::default()).expect("a manager").manager;
     let mut random = xorshift();
-    let mut alloc = |manager: &mut Box<dyn Manager>, bytes: u64| {
+    let alloc = |manager: &mut Box<dyn Manager>, bytes: u64| {
         manager.alloc(64 + bytes % (most - 64), Stream(0)).expect("memory without end").id
     };
     let mut blocks: Vec<_> = (0..live).map(|_| alloc(&mut manager, random())).collect();

@@ -1,0 +1,346 @@
+//! Comparing the managers, and ONNX Runtime's own arena, on a model.
+//!
+//! Each has a process of its own. All are loaded and warmed up, then they run in turn, A B C A B C …, so
+//! that whatever else the machine does falls on all alike; a ratio of times is taken within a round.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::Path;
+
+use anyhow::bail;
+use tilework::replay::Observer;
+
+use super::Args;
+use super::process::Process;
+use crate::engine::{Subject, kib_of};
+use crate::exit::Usage;
+use crate::plot::{Line, Panel};
+use crate::progress::Progress;
+use crate::run::name;
+use crate::worker::{Answer, Command, Report};
+use crate::{table, units};
+
+/// Runs before the timed ones; they are the ones that are drawn. The second finds what the first has
+/// left, and a manager that learns has learnt after it.
+const WARM_UP: u64 = 2;
+
+/// Timed runs, unless told otherwise.
+pub const RUNS: u32 = 5;
+
+/// The one the others are measured against.
+const REFERENCE: Subject = Subject::Arena;
+
+/// A model under every manager.
+pub struct Compared {
+    title: String,
+    library: String,
+    lanes: Vec<Lane>,
+    /// Whether the processes ran in turn; one after the other where memory is short.
+    in_turn: bool,
+    /// Whether a limit was set.
+    limited: bool,
+}
+
+/// A model under one manager.
+struct Lane {
+    subject: Subject,
+    process: Option<Process>,
+    fallback: Option<String>,
+    /// The time of each timed run, microseconds.
+    us: Vec<f64>,
+    /// Of the outputs of each run.
+    fingerprints: BTreeSet<String>,
+    report: Option<Report>,
+    /// Why it was given up.
+    failure: Option<anyhow::Error>,
+}
+
+/// Runs `model` under everyone.
+pub fn compare(args: &Args, model: &Path) -> anyhow::Result<Compared> {
+    let found = args.model_options.library()?;
+    let mut arguments: Vec<OsString> = args.choice.arguments().into_iter().map(Into::into).collect();
+    arguments.extend(args.model_options.arguments(found.library.path()));
+    let rounds = u64::from(args.runs.unwrap_or(RUNS));
+
+    let mut lanes: Vec<Lane> = Subject::all().into_iter().map(Lane::new).collect();
+    let total = (WARM_UP + rounds) * lanes.len() as u64;
+    let mut progress = Steps { bar: Progress::new(name(model), total), done: 0 };
+
+    // The arena goes first: it is the hungriest, so it tells whether there is room for all at once; and
+    // where it does not even load the model, no manager is to blame and none need be tried.
+    let reference = lanes.iter().position(|lane| lane.subject == REFERENCE).expect("it is one of all");
+    lanes[reference].load(model, &arguments)?;
+    lanes[reference].attempt(|lane| lane.warm_up(&mut progress));
+    let appetite = lanes[reference].report.as_ref().and_then(|r| r.peak_rss_bytes);
+    let others = lanes.len() as u64 - 1;
+    let in_turn = match (appetite, kib_of("/proc/meminfo", "MemAvailable:")) {
+        (Some(each), Some(available)) => each.saturating_mul(others) <= available,
+        _ => true,
+    };
+    if in_turn {
+        for (at, lane) in lanes.iter_mut().enumerate() {
+            if at != reference {
+                lane.attempt(|lane| {
+                    lane.load(model, &arguments)?;
+                    lane.warm_up(&mut progress)
+                });
+            }
+        }
+        for _ in 0..rounds {
+            for lane in &mut lanes {
+                lane.attempt(|lane| lane.timed(&mut progress));
+            }
+        }
+        for lane in &mut lanes {
+            lane.attempt(Lane::finish);
+        }
+    } else {
+        let order = std::iter::once(reference).chain((0..lanes.len()).filter(|&at| at != reference));
+        for at in order {
+            lanes[at].attempt(|lane| {
+                if at != reference {
+                    lane.load(model, &arguments)?;
+                    lane.warm_up(&mut progress)?;
+                }
+                for _ in 0..rounds {
+                    lane.timed(&mut progress)?;
+                }
+                lane.finish()
+            });
+        }
+    }
+    Ok(Compared {
+        title: name(model),
+        library: format!("ONNX Runtime {}, {}", found.library.version(), found.source),
+        lanes,
+        in_turn,
+        limited: args.choice.limit.is_some(),
+    })
+}
+
+impl Lane {
+    fn new(subject: Subject) -> Lane {
+        Lane {
+            subject,
+            process: None,
+            fallback: None,
+            us: Vec::new(),
+            fingerprints: BTreeSet::new(),
+            report: None,
+            failure: None,
+        }
+    }
+
+    /// Goes on with a lane that has not failed, and keeps the reason if it does now.
+    fn attempt(&mut self, step: impl FnOnce(&mut Lane) -> anyhow::Result<()>) {
+        if self.failure.is_none()
+            && let Err(error) = step(self)
+        {
+            self.failure = Some(error);
+            self.report = None;
+            self.process = None;
+        }
+    }
+
+    fn load(&mut self, model: &Path, arguments: &[OsString]) -> anyhow::Result<()> {
+        self.process = Some(Process::start(model, self.subject, arguments)?);
+        match self.ask(&Command::Load)? {
+            Answer::Loaded(loaded) => self.fallback = loaded.fallback,
+            _ => bail!("a worker answered something else"),
+        }
+        Ok(())
+    }
+
+    fn warm_up(&mut self, progress: &mut Steps) -> anyhow::Result<()> {
+        for _ in 0..WARM_UP {
+            self.run(true, progress)?;
+        }
+        self.ask(&Command::Settle)?;
+        self.ask_report()
+    }
+
+    fn timed(&mut self, progress: &mut Steps) -> anyhow::Result<()> {
+        let us = self.run(false, progress)?;
+        self.us.push(us);
+        Ok(())
+    }
+
+    /// Takes the last figures and lets the process go.
+    fn finish(&mut self) -> anyhow::Result<()> {
+        self.ask_report()?;
+        self.process = None;
+        Ok(())
+    }
+
+    fn run(&mut self, draw: bool, progress: &mut Steps) -> anyhow::Result<f64> {
+        let Answer::Ran(ran) = self.ask(&Command::Run { draw })? else {
+            bail!("a worker answered something else")
+        };
+        self.fingerprints.insert(ran.fingerprint);
+        progress.step();
+        Ok(ran.us)
+    }
+
+    fn ask_report(&mut self) -> anyhow::Result<()> {
+        let Answer::Report(report) = self.ask(&Command::Report)? else {
+            bail!("a worker answered something else")
+        };
+        self.report = Some(report);
+        Ok(())
+    }
+
+    fn ask(&mut self, command: &Command) -> anyhow::Result<Answer> {
+        match &mut self.process {
+            Some(process) => process.ask(command),
+            None => bail!("there is no process"),
+        }
+    }
+}
+
+impl Compared {
+    /// Prints the table and what there is to say about it.
+    ///
+    /// # Errors
+    /// When a manager failed, or outputs are not the same to the bit.
+    pub fn print(&self) -> anyhow::Result<()> {
+        let mut out = io::stdout();
+        writeln!(out, "{}, {}", self.title, self.library)?;
+        let header =
+            ["manager", "peak live", "peak held", "held/live", "peak RSS", "time/run", "to arena", "calls"];
+        let rows: Vec<_> = self.lanes.iter().map(|lane| self.row(lane)).collect();
+        table::print(&header.map(str::to_owned), 1, &rows)?;
+        for note in self.notes() {
+            writeln!(out, "note: {note}")?;
+        }
+        let failed: Vec<_> = self.lanes.iter().filter_map(|l| Some((l, l.failure.as_ref()?))).collect();
+        for (lane, failure) in &failed {
+            writeln!(out, "failed: {}: {failure:#}", lane.subject.label())?;
+        }
+        let prints: BTreeSet<_> = self.lanes.iter().flat_map(|l| &l.fingerprints).collect();
+        match prints.len() {
+            0 => {}
+            1 => writeln!(out, "outputs: the same to the bit in every run")?,
+            _ => {
+                writeln!(out, "outputs: NOT the same; SHA-256 of each:")?;
+                for lane in &self.lanes {
+                    for print in &lane.fingerprints {
+                        writeln!(out, "  {:<22} {}", lane.subject.label(), &print[..16])?;
+                    }
+                }
+            }
+        }
+        if prints.len() > 1 {
+            bail!("the outputs are not the same under every manager");
+        }
+        match failed.as_slice() {
+            [] => Ok(()),
+            [(_, failure), ..] if failed.iter().all(|(_, f)| f.is::<Usage>()) => {
+                Err(Usage(failure.to_string()).into())
+            }
+            _ => bail!("{} of {} failed: the reasons are above", failed.len(), self.lanes.len()),
+        }
+    }
+
+    fn row(&self, lane: &Lane) -> Vec<String> {
+        let mut row = vec![lane.subject.label().to_owned()];
+        let Some(report) = &lane.report else {
+            row.push("failed".into());
+            row.extend(vec!["-".to_owned(); 6]);
+            return row;
+        };
+        let live = report.peak_live_bytes.or(self.peak_live());
+        let bytes = |figure: Option<u64>| figure.map_or("-".to_owned(), units::bytes);
+        row.extend([
+            bytes(live),
+            bytes(report.peak_held_bytes),
+            live.zip(report.peak_held_bytes).map_or("-".to_owned(), |(l, h)| units::ratio(h, l)),
+            bytes(report.peak_rss_bytes),
+            median(&lane.us).map_or("-".to_owned(), units::micros),
+            self.against_reference(lane).map_or("-".to_owned(), |r| format!("{r:.3}")),
+            report.device_calls.map_or("-".to_owned(), units::count),
+        ]);
+        row
+    }
+
+    /// What the model's tensors ask for at most. Every manager sees the same requests.
+    fn peak_live(&self) -> Option<u64> {
+        self.lanes.iter().filter_map(|lane| lane.report.as_ref()?.peak_live_bytes).max()
+    }
+
+    /// The time of a run against the reference's: the median of the rounds' ratios where the processes
+    /// ran in turn, the ratio of the medians otherwise.
+    fn against_reference(&self, lane: &Lane) -> Option<f64> {
+        let reference = self.lanes.iter().find(|l| l.subject == REFERENCE)?;
+        if self.in_turn {
+            return median(&lane.us.iter().zip(&reference.us).map(|(a, b)| a / b).collect::<Vec<_>>());
+        }
+        Some(median(&lane.us)? / median(&reference.us)?)
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes = vec![
+            "\"ort arena\" holds what it took from the C library; its peak live is the managers', which see \
+             every request"
+                .to_owned(),
+        ];
+        let arena_unknown = |l: &&Lane| l.report.as_ref().is_some_and(|r| r.peak_held_bytes.is_none());
+        if self.lanes.iter().any(|l| arena_unknown(&l)) {
+            notes.push("this ONNX Runtime is too old to tell what its arena holds (before 1.23)".into());
+        }
+        if self.limited {
+            notes.push("the limit is the managers'; ONNX Runtime's arena has none".into());
+        }
+        if !self.in_turn {
+            notes.push(
+                "there is not enough memory for all processes at once: they ran one after the other, so their \
+                 times were taken at different moments"
+                    .into(),
+            );
+        }
+        for lane in &self.lanes {
+            let label = lane.subject.label();
+            notes.extend(lane.fallback.iter().cloned());
+            if let Some(twice) = lane.report.as_ref().and_then(|r| r.counted_twice_bytes)
+                && twice > 1 << 20
+            {
+                notes.push(format!(
+                    "the kernel counts a page once per address: {} of {label}'s RSS are mapped a second time",
+                    units::bytes(twice)
+                ));
+            }
+        }
+        notes
+    }
+
+    /// The picture: everyone's held bytes over the warm-up runs.
+    pub fn panel(self) -> Panel {
+        let title = format!("{} on host", self.title);
+        let lines = self.lanes.into_iter().filter_map(|lane| {
+            let samples = lane.report?.samples;
+            (!samples.is_empty()).then(|| Line { label: lane.subject.label().to_owned(), samples })
+        });
+        Panel::of_runs(&title, WARM_UP, lines.collect())
+    }
+}
+
+/// A progress bar that is moved step by step.
+struct Steps {
+    bar: Progress,
+    done: u64,
+}
+
+impl Steps {
+    fn step(&mut self) {
+        self.done += 1;
+        self.bar.progress(self.done);
+    }
+}
+
+/// The middle one; of an even number, the mean of the two in the middle.
+fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let upper = *sorted.get(sorted.len() / 2)?;
+    Some(if sorted.len().is_multiple_of(2) { (sorted[sorted.len() / 2 - 1] + upper) / 2.0 } else { upper })
+}

@@ -1,0 +1,370 @@
+//! A model in ONNX Runtime, with one of our managers under it or with ONNX Runtime's own arena.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tilework::device::Calls;
+use tilework::manager::{Kind, Manager, Usage};
+use tilework::timeline::{POINTS, Sample, Timeline};
+use tilework_ort::{
+    Allocator, Environment, Error, Output, Session, SessionOptions, Tensor, find, inputs, npy,
+};
+
+use crate::choose::Choice;
+use crate::exit::Usage as Misuse;
+use crate::tap::{Reading, Watch};
+
+/// A run's length on the axis of a picture.
+pub const TICKS_PER_RUN: u64 = 1000;
+
+/// How often ONNX Runtime's arena is asked for its figures while a run is drawn.
+const ARENA_PERIOD: Duration = Duration::from_millis(1);
+
+/// Options about the model and the runtime.
+#[derive(clap::Args)]
+pub struct ModelOptions {
+    /// The shape of an input, such as latent=1x4x64x64; needed where the model leaves it open
+    #[arg(long = "shape", value_name = "NAME=DIMS", value_parser = parse_shape)]
+    shapes: Vec<(String, Vec<u64>)>,
+
+    /// Read an input from a NumPy file; the others are random: floats standard normal, integers
+    /// below 16, booleans true
+    #[arg(long = "input", value_name = "NAME=NPY", value_parser = parse_input)]
+    inputs: Vec<(String, PathBuf)>,
+
+    /// Seed of the random inputs
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+
+    /// Threads within an operator [default: one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    threads: Option<u32>,
+
+    /// The libonnxruntime to load [default: ORT_DYLIB_PATH, else that of the installed Python package
+    /// onnxruntime, else one fetched with pip into the cache directory]
+    #[arg(long, value_name = "FILE")]
+    ort_lib: Option<PathBuf>,
+}
+
+impl ModelOptions {
+    /// The options as arguments, for a process that runs the same with `library`.
+    pub fn arguments(&self, library: &Path) -> Vec<std::ffi::OsString> {
+        let mut arguments = vec![format!("--seed={}", self.seed).into()];
+        let mut named = |option: &str, name: &str, value: &std::ffi::OsStr| {
+            let mut argument = std::ffi::OsString::from(format!("--{option}={name}="));
+            argument.push(value);
+            arguments.push(argument);
+        };
+        for (name, shape) in &self.shapes {
+            let dims: Vec<_> = shape.iter().map(u64::to_string).collect();
+            named("shape", name, dims.join("x").as_ref());
+        }
+        for (name, path) in &self.inputs {
+            named("input", name, path.as_ref());
+        }
+        arguments.extend(self.threads.map(|n| format!("--threads={n}").into()));
+        let mut argument = std::ffi::OsString::from("--ort-lib=");
+        argument.push(library);
+        arguments.push(argument);
+        arguments
+    }
+
+    /// Whether anything is said about a particular input.
+    pub fn names_inputs(&self) -> bool {
+        !self.shapes.is_empty() || !self.inputs.is_empty()
+    }
+
+    /// Finds the runtime; what takes time is told on stderr.
+    pub fn library(&self) -> anyhow::Result<find::Found> {
+        Ok(find::find(self.ort_lib.as_deref(), &mut |step| {
+            let _ = writeln!(std::io::stderr(), "{step}");
+        })?)
+    }
+
+    fn prepare(&self, session: &Session) -> anyhow::Result<Vec<(String, Tensor)>> {
+        let mut given = BTreeMap::new();
+        for (name, path) in &self.inputs {
+            given.insert(name.clone(), npy::read(path)?);
+        }
+        let shapes = self.shapes.iter().cloned().collect();
+        inputs::prepare(session.inputs(), &shapes, given, self.seed).map_err(|error| match error {
+            Error::UnknownInput { .. } | Error::OpenShape { .. } | Error::WrongInput { .. } => {
+                Misuse(error.to_string()).into()
+            }
+            error => error.into(),
+        })
+    }
+}
+
+/// Whose memory a model runs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// One of our managers', registered as ONNX Runtime's allocator.
+    Manager(Kind),
+    /// ONNX Runtime's own arena, as it comes.
+    Arena,
+    /// ONNX Runtime's own arena with the memory pattern off, which holds less with some models.
+    ArenaWithoutPattern,
+}
+
+impl Subject {
+    /// All there are, ours first.
+    pub fn all() -> Vec<Subject> {
+        let mut all: Vec<_> = Kind::ALL.into_iter().map(Subject::Manager).collect();
+        all.extend([Subject::Arena, Subject::ArenaWithoutPattern]);
+        all
+    }
+
+    /// The name in tables and pictures.
+    pub fn label(self) -> &'static str {
+        match self {
+            Subject::Manager(kind) => kind.name(),
+            Subject::Arena => "ort arena",
+            Subject::ArenaWithoutPattern => "ort arena, no pattern",
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Subject::Manager(kind) => kind.name(),
+            Subject::Arena => "arena",
+            Subject::ArenaWithoutPattern => "arena-without-pattern",
+        })
+    }
+}
+
+impl FromStr for Subject {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Subject, String> {
+        match name {
+            "arena" => Ok(Subject::Arena),
+            "arena-without-pattern" => Ok(Subject::ArenaWithoutPattern),
+            _ => name.parse().map(Subject::Manager),
+        }
+    }
+}
+
+/// A loaded model, ready to run.
+pub struct Engine {
+    session: Session,
+    inputs: Vec<(String, Tensor)>,
+    watch: Watch,
+    timeline: Timeline,
+    /// Runs drawn so far.
+    drawn: u64,
+    arena: Arena,
+    /// Why another manager serves than was asked for.
+    pub fallback: Option<String>,
+}
+
+/// The figures of ONNX Runtime's arena as far as they were seen, bytes.
+#[derive(Default)]
+struct Arena {
+    known: bool,
+    held: u64,
+    peak_held: u64,
+}
+
+impl Engine {
+    /// Loads a model.
+    pub fn load(
+        library: &Arc<tilework_ort::Library>,
+        model: &Path,
+        options: &ModelOptions,
+        subject: Subject,
+        choice: &Choice,
+        device: &str,
+        record: Option<&Path>,
+    ) -> anyhow::Result<Engine> {
+        let watch = Watch::default();
+        let mut fallback = None;
+        let allocator = match subject {
+            Subject::Manager(kind) => {
+                let built = choice.build(kind, device)?;
+                fallback = built.fallback;
+                Some(host_allocator(watch.over(built.manager, record)?)?)
+            }
+            Subject::Arena | Subject::ArenaWithoutPattern => None,
+        };
+        let environment = Environment::new(library, allocator)?;
+        let session_options = SessionOptions {
+            threads: options.threads,
+            memory_pattern: subject != Subject::ArenaWithoutPattern,
+        };
+        let session = Session::load(&environment, model, &session_options)?;
+        let inputs = options.prepare(&session)?;
+        Ok(Engine {
+            session,
+            inputs,
+            watch,
+            timeline: Timeline::new(POINTS),
+            drawn: 0,
+            arena: Arena::default(),
+            fallback,
+        })
+    }
+
+    /// Runs the model once; returns the outputs and the time the runtime took.
+    pub fn run(&mut self) -> anyhow::Result<(Vec<Output>, Duration)> {
+        let start = Instant::now();
+        let outputs = self.session.run(&self.inputs)?;
+        let took = start.elapsed();
+        self.ask_arena()?;
+        Ok((outputs, took))
+    }
+
+    /// As [`Engine::run`], and keeps what was live and held meanwhile.
+    pub fn run_drawn(&mut self) -> anyhow::Result<(Vec<Output>, Duration)> {
+        self.watch.begin();
+        let before = self.usage();
+        let start = Instant::now();
+        let outputs = match self.session.environment().allocator() {
+            Some(_) => self.session.run(&self.inputs),
+            None => self.run_asking(),
+        };
+        let took = start.elapsed();
+        let readings = self.watch.end();
+        let outputs = outputs?;
+        self.ask_arena()?;
+        let origin = self.drawn * TICKS_PER_RUN;
+        if let Some(before) = before {
+            self.timeline.push(origin, &before);
+        }
+        for Reading { when, live, held } in readings {
+            let part = when.saturating_duration_since(start).as_secs_f64() / took.as_secs_f64();
+            let at = origin + ((part * TICKS_PER_RUN as f64) as u64).min(TICKS_PER_RUN - 1);
+            self.timeline.push(at, &Usage { live, held, ..Usage::default() });
+        }
+        self.drawn += 1;
+        Ok((outputs, took))
+    }
+
+    /// Runs the model while another thread asks the arena for its figures.
+    fn run_asking(&self) -> tilework_ort::Result<Vec<Output>> {
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    // A library too old for it says so each time; an error shows in `ask_arena`.
+                    if let Ok(Some(stats)) = self.session.arena_stats() {
+                        self.watch.read(stats.in_use, stats.total_allocated);
+                    }
+                    std::thread::sleep(ARENA_PERIOD);
+                }
+            });
+            let outputs = self.session.run(&self.inputs);
+            done.store(true, Ordering::Relaxed);
+            outputs
+        })
+    }
+
+    fn ask_arena(&mut self) -> anyhow::Result<()> {
+        if let Some(stats) = self.session.arena_stats()? {
+            self.arena.known = true;
+            self.arena.held = stats.total_allocated;
+            self.arena.peak_held = self.arena.peak_held.max(stats.total_allocated);
+        }
+        Ok(())
+    }
+
+    /// What is live and held, and the peaks. The arena does not know what is live, and before version
+    /// 1.23 not what it holds, either.
+    pub fn usage(&self) -> Option<Usage> {
+        match self.session.environment().allocator() {
+            Some(allocator) => Some(allocator.usage()),
+            None => self.arena.known.then(|| Usage {
+                held: self.arena.held,
+                peak_held: self.arena.peak_held,
+                ..Usage::default()
+            }),
+        }
+    }
+
+    /// Calls of the device so far; the arena has none.
+    pub fn calls(&self) -> Option<Calls> {
+        self.session.environment().allocator().map(|a| a.with(|m| m.device().calls()))
+    }
+
+    /// Makes the manager's peaks start again.
+    pub fn reset_peaks(&self) {
+        if let Some(allocator) = self.session.environment().allocator() {
+            allocator.with(|m| m.reset_peaks());
+        }
+    }
+
+    /// What was drawn.
+    pub fn samples(&self) -> &[Sample] {
+        self.timeline.samples()
+    }
+
+    /// Unloads everything, and tells how a recording went.
+    pub fn close(self) -> Watch {
+        self.watch
+    }
+}
+
+/// Hands a manager to the runtime, if its device has memory.
+#[expect(unsafe_code, reason = "ONNX Runtime takes the manager's word for what is memory")]
+fn host_allocator(manager: Box<dyn Manager>) -> anyhow::Result<Allocator> {
+    let device = manager.device();
+    if !(device.caps().memory && device.name() == "host") {
+        let name = device.name();
+        return Err(
+            Misuse(format!("the device {name} has no memory that a model could run in: use host")).into()
+        );
+    }
+    // SAFETY: the manager is one of `tilework`'s, watched or not, and its device is the host, whose
+    // addresses are memory of this process.
+    Ok(unsafe { Allocator::new(manager) })
+}
+
+/// The most memory of this process that was ever resident, bytes, by the kernel: the high-water mark since
+/// it began its program. The figure that a parent gets from wait4 counts what the process was before, too.
+pub fn peak_rss_bytes() -> Option<u64> {
+    kib_of("/proc/self/status", "VmHWM:")
+}
+
+/// A figure in kB from one of the kernel's files, in bytes.
+pub fn kib_of(file: &str, key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib << 10)
+}
+
+fn parse_shape(text: &str) -> Result<(String, Vec<u64>), String> {
+    let wrong = || format!("{text:?} is no shape: write NAME=DIMS, such as latent=1x4x64x64");
+    // A name may hold an equals sign, a shape cannot.
+    let (name, dims) = text.rsplit_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(wrong)?;
+    let dims = match dims {
+        "" => Ok(Vec::new()),
+        dims => dims.split('x').map(str::parse).collect(),
+    };
+    Ok((name.to_owned(), dims.map_err(|_| wrong())?))
+}
+
+fn parse_input(text: &str) -> Result<(String, PathBuf), String> {
+    let wrong = || format!("{text:?} names no input: write NAME=FILE.npy");
+    let (name, path) =
+        text.split_once('=').filter(|(n, p)| !n.is_empty() && !p.is_empty()).ok_or_else(wrong)?;
+    Ok((name.to_owned(), path.into()))
+}
+
+/// Saves outputs as NumPy files.
+pub fn save(path: &Path, outputs: &[Output]) -> anyhow::Result<()> {
+    let names: Vec<_> = outputs.iter().map(Output::name).collect();
+    for (path, output) in npy::paths(path, &names).iter().zip(outputs) {
+        npy::write(path, output).with_context(|| format!("cannot save output {:?}", output.name()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,231 @@
+//! `tilework run`: a model through ONNX Runtime on one manager, run by run.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde::Serialize;
+use tilework::device::Calls;
+use tilework::manager::Kind;
+use tilework::replay::Observer;
+use tilework_ort::fingerprint;
+
+use crate::choose::{Choice, parse_device};
+use crate::engine::{Engine, ModelOptions, Subject, peak_rss_bytes, save};
+use crate::plot::{self, Line, Panel};
+use crate::progress::Progress;
+use crate::{table, units};
+
+/// Run a model through ONNX Runtime on one manager
+///
+/// Registers the manager as the allocator of a stock ONNX Runtime, loads the model and runs it, and
+/// reports what was live, what was held, and what the device had to do in each run.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// The model, an ONNX file
+    model: PathBuf,
+
+    /// Who serves: tiled, placed, bucketized or committed
+    #[arg(long, value_name = "NAME", default_value_t = Kind::Tiled)]
+    manager: Kind,
+
+    /// On what; a model needs memory, which host has
+    #[arg(long, value_name = "NAME", value_parser = parse_device, default_value = "host")]
+    device: String,
+
+    /// How often to run the model
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+
+    #[command(flatten)]
+    model_options: ModelOptions,
+
+    #[command(flatten)]
+    choice: Choice,
+
+    /// Record what the manager was asked as a trace, from loading the model to unloading it
+    #[arg(long, value_name = "TRACE")]
+    record: Option<PathBuf>,
+
+    /// Draw live and held bytes over the runs
+    #[arg(long, value_name = "SVG")]
+    plot: Option<PathBuf>,
+
+    /// Save the last run's output as a NumPy file; several outputs as FILE.NAME.npy each
+    #[arg(long, value_name = "NPY")]
+    save: Option<PathBuf>,
+
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  tilework run model.onnx --shape latent=1x4x64x64
+  tilework run model.onnx --input latent=latent.npy --save out.npy --limit 2GiB
+  tilework run model.onnx --manager bucketized --record trace.csv.gz --plot held.svg --json";
+
+/// The object of `--json`.
+#[derive(Serialize)]
+struct Report {
+    model: String,
+    manager: Kind,
+    device: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fallback: Option<String>,
+    onnxruntime: String,
+    onnxruntime_library: PathBuf,
+    peak_live_bytes: u64,
+    peak_held_bytes: u64,
+    /// The most memory of the process that was ever resident, by the kernel.
+    peak_rss_bytes: Option<u64>,
+    runs: Vec<Run>,
+    outputs: Vec<Shape>,
+    /// SHA-256 over names, types, shapes and bits of the last run's outputs.
+    fingerprint: String,
+}
+
+#[derive(Serialize)]
+struct Run {
+    us: f64,
+    peak_live_bytes: u64,
+    peak_held_bytes: u64,
+    device_calls: Calls,
+    device_us: f64,
+}
+
+#[derive(Serialize)]
+struct Shape {
+    name: String,
+    element: &'static str,
+    shape: Vec<u64>,
+}
+
+/// Runs the subcommand.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let found = args.model_options.library()?;
+    let subject = Subject::Manager(args.manager);
+    let mut engine = Engine::load(
+        &found.library,
+        &args.model,
+        &args.model_options,
+        subject,
+        &args.choice,
+        &args.device,
+        args.record.as_deref(),
+    )?;
+    let mut progress = Progress::new(args.manager.to_string(), u64::from(args.runs));
+    let mut runs = Vec::new();
+    // What loading the model took counts as part of the first run.
+    let mut calls = Calls::default();
+    let mut last = None;
+    for number in 1..=u64::from(args.runs) {
+        // The last run's outputs go first: keeping them would make the next run's peak higher.
+        drop(last.take());
+        let (outputs, took) = if args.plot.is_some() { engine.run_drawn()? } else { engine.run()? };
+        let usage = engine.usage().unwrap_or_default();
+        let now = engine.calls().unwrap_or_default();
+        let since = now.since(&calls);
+        runs.push(Run {
+            us: took.as_secs_f64() * 1e6,
+            peak_live_bytes: usage.peak_live,
+            peak_held_bytes: usage.peak_held,
+            device_calls: since,
+            device_us: since.nanos as f64 / 1e3,
+        });
+        calls = now;
+        engine.reset_peaks();
+        progress.progress(number);
+        last = Some(outputs);
+    }
+    drop(progress);
+    let outputs = last.context("there was no run")?;
+    if let Some(path) = &args.save {
+        save(path, &outputs)?;
+    }
+    let report = Report {
+        model: name(&args.model),
+        manager: args.manager,
+        device: args.device.clone(),
+        fallback: engine.fallback.clone(),
+        onnxruntime: found.library.version().to_owned(),
+        onnxruntime_library: found.library.path().to_owned(),
+        peak_live_bytes: runs.iter().map(|r| r.peak_live_bytes).max().unwrap_or(0),
+        peak_held_bytes: runs.iter().map(|r| r.peak_held_bytes).max().unwrap_or(0),
+        peak_rss_bytes: peak_rss_bytes(),
+        runs,
+        outputs: outputs
+            .iter()
+            .map(|o| Shape { name: o.name().into(), element: o.element().name(), shape: o.shape().into() })
+            .collect(),
+        fingerprint: fingerprint(&outputs),
+    };
+    drop(outputs);
+    if let Some(path) = &args.plot {
+        let line = Line { label: args.manager.to_string(), samples: engine.samples().to_vec() };
+        let title = format!("{} on {}", report.model, args.device);
+        plot::write(path, &[Panel::of_runs(&title, u64::from(args.runs), vec![line])])?;
+    }
+    let watch = engine.close();
+    if args.record.is_some() {
+        watch.recorded()?;
+    }
+    if args.json {
+        writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&report)?)?;
+        return Ok(());
+    }
+    writeln!(
+        io::stdout(),
+        "{} with ONNX Runtime {}, {}: {}",
+        report.model,
+        report.onnxruntime,
+        found.source,
+        found.library.path().display()
+    )?;
+    print_table(&report)
+}
+
+/// A file's own name.
+pub fn name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+fn print_table(report: &Report) -> anyhow::Result<()> {
+    let mut out = io::stdout();
+    writeln!(
+        out,
+        "{} on {}: peak live {}, peak held {}, held/live {}, peak RSS of the process {}",
+        report.manager,
+        report.device,
+        units::bytes(report.peak_live_bytes),
+        units::bytes(report.peak_held_bytes),
+        units::ratio(report.peak_held_bytes, report.peak_live_bytes),
+        report.peak_rss_bytes.map_or("unknown".to_owned(), units::bytes),
+    )?;
+    if let Some(fallback) = &report.fallback {
+        writeln!(out, "note: {fallback}")?;
+    }
+    let header = ["run", "time", "peak live", "peak held", "held/live", "device calls", "device"];
+    let rows: Vec<Vec<String>> = (1..)
+        .zip(&report.runs)
+        .map(|(number, run)| {
+            vec![
+                number.to_string(),
+                units::micros(run.us),
+                units::bytes(run.peak_live_bytes),
+                units::bytes(run.peak_held_bytes),
+                units::ratio(run.peak_held_bytes, run.peak_live_bytes),
+                units::count(run.device_calls.total()),
+                units::micros(run.device_us),
+            ]
+        })
+        .collect();
+    table::print(&header.map(str::to_owned), 1, &rows)?;
+    for output in &report.outputs {
+        let shape: Vec<_> = output.shape.iter().map(u64::to_string).collect();
+        writeln!(out, "output {}: {} {}", output.name, output.element, shape.join("x"))?;
+    }
+    Ok(())
+}
