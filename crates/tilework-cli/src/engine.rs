@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use serde::{Deserialize, Serialize};
 use tilework::device::Calls;
 use tilework::manager::{Kind, Manager, Usage};
 use tilework::timeline::{POINTS, Sample, Timeline};
@@ -24,6 +25,17 @@ use crate::tap::{Reading, Watch};
 /// A run's length on the axis of a picture.
 pub const TICKS_PER_RUN: u64 = 1000;
 
+/// At which part of the time the requests had come to which part of their number. Requests are the same
+/// under every manager and take each its own time, so pictures lay them side by side by request; what is
+/// only known by time, the arena, is put in its place with the clock of a manager.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Tick {
+    /// Requests and frees so far, [`TICKS_PER_RUN`] a run.
+    pub event: u64,
+    /// Time so far, [`TICKS_PER_RUN`] a run.
+    pub time: u64,
+}
+
 /// How often ONNX Runtime's arena is asked for its figures while a run is drawn.
 const ARENA_PERIOD: Duration = Duration::from_millis(1);
 
@@ -36,7 +48,7 @@ pub struct ModelOptions {
 
     /// Read an input from a NumPy file; the others are random: floats standard normal, integers
     /// below 16, booleans true
-    #[arg(long = "input", value_name = "NAME=NPY", value_parser = parse_input)]
+    #[arg(id = "given_inputs", long = "input", value_name = "NAME=NPY", value_parser = parse_input)]
     inputs: Vec<(String, PathBuf)>,
 
     /// Seed of the random inputs
@@ -162,6 +174,7 @@ pub struct Engine {
     timeline: Timeline,
     /// Runs drawn so far.
     drawn: u64,
+    clock: Vec<Tick>,
     arena: Arena,
     /// Why another manager serves than was asked for.
     pub fallback: Option<String>,
@@ -209,6 +222,7 @@ impl Engine {
             watch,
             timeline: Timeline::new(POINTS),
             drawn: 0,
+            clock: Vec::new(),
             arena: Arena::default(),
             fallback,
         })
@@ -240,9 +254,16 @@ impl Engine {
         if let Some(before) = before {
             self.timeline.push(origin, &before);
         }
-        for Reading { when, live, held } in readings {
+        let managed = self.session.environment().allocator().is_some();
+        let count = readings.len() as u64;
+        for (number, Reading { when, live, held }) in (0..).zip(readings) {
             let part = when.saturating_duration_since(start).as_secs_f64() / took.as_secs_f64();
-            let at = origin + ((part * TICKS_PER_RUN as f64) as u64).min(TICKS_PER_RUN - 1);
+            let time = origin + ((part * TICKS_PER_RUN as f64) as u64).min(TICKS_PER_RUN - 1);
+            let event = origin + number * TICKS_PER_RUN / count;
+            if managed && self.clock.last().is_none_or(|tick| tick.event < event) {
+                self.clock.push(Tick { event, time });
+            }
+            let at = if managed { event } else { time };
             self.timeline.push(at, &Usage { live, held, ..Usage::default() });
         }
         self.drawn += 1;
@@ -302,7 +323,12 @@ impl Engine {
         }
     }
 
-    /// What was drawn.
+    /// When the manager's requests came; nothing for the arena, which is not asked by us.
+    pub fn clock(&self) -> &[Tick] {
+        &self.clock
+    }
+
+    /// What was drawn: by request for a manager, by time for the arena.
     pub fn samples(&self) -> &[Sample] {
         self.timeline.samples()
     }

@@ -62,3 +62,13 @@ fn main() -> ExitCode {
     };
     exit::code(result)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_options_do_not_clash() {
+        super::Cli::command().debug_assert();
+    }
+}

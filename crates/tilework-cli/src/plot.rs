@@ -24,11 +24,12 @@ const LIVE_EDGE: RGBColor = RGBColor(0x9f, 0xb2, 0xc3);
 
 /// Each manager's colour, the same in every picture, told apart with any colour vision (after Okabe and
 /// Ito).
-const COLOURS: [(&str, RGBColor); 4] = [
+const COLOURS: [(&str, RGBColor); 5] = [
     ("tiled", RGBColor(0x00, 0x72, 0xb2)),
     ("placed", RGBColor(0xe6, 0x9f, 0x00)),
     ("bucketized", RGBColor(0xd5, 0x5e, 0x00)),
     ("committed", RGBColor(0xcc, 0x79, 0xa7)),
+    ("ort arena, no pattern", RGBColor(0x56, 0xb4, 0xe9)),
 ];
 
 /// The colour of what is none of our managers.
@@ -64,10 +65,11 @@ impl Panel {
         Panel { title: title.to_owned(), x_label: "allocations and frees".to_owned(), marks, lines }
     }
 
-    /// The picture of a model run `runs` times. The samples' axis is a run's progress.
+    /// The picture of a model run `runs` times. The samples' axis is the
+    /// progress of its requests.
     pub fn of_runs(title: &str, runs: u64, lines: Vec<Line>) -> Panel {
         let marks = (1..runs).map(|run| (run * TICKS_PER_RUN, format!("run {}", run + 1))).collect();
-        let x_label = format!("progress through the runs, {} a run", units::count(TICKS_PER_RUN));
+        let x_label = format!("allocations and frees, {} steps a run", units::count(TICKS_PER_RUN));
         Panel { title: title.to_owned(), x_label, marks, lines }
     }
 
@@ -104,9 +106,9 @@ fn draw(area: &Area<'_>, panel: &Panel) -> anyhow::Result<()> {
     let (end, top) = (panel.end(), scaled(panel.top()) * 1.08);
 
     area.draw(&Text::new(panel.title.clone(), (20, 14), font(17).style(FontStyle::Bold).color(&INK)))?;
-    legend(area, panel)?;
+    let below = legend(area, panel)?;
 
-    let (_, body) = area.split_vertically(66);
+    let (_, body) = area.split_vertically(below);
     let mut chart = ChartBuilder::on(&body)
         .margin_right(28)
         .margin_bottom(6)
@@ -150,28 +152,41 @@ fn draw(area: &Area<'_>, panel: &Panel) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A row of keys under the title, each with the peak it stands for.
-fn legend(area: &Area<'_>, panel: &Panel) -> anyhow::Result<()> {
-    let style = || font(13).color(&INK).pos(Pos::new(HPos::Left, VPos::Center));
-    let (mut x, y) = (20, 50);
+/// Keys under the title, in as many rows as they need, each with the peak it stands for. Returns where the
+/// chart can begin.
+fn legend(area: &Area<'_>, panel: &Panel) -> anyhow::Result<i32> {
+    let (mut x, mut y) = (LEFT, 50);
     if let Some(first) = panel.lines.first() {
-        area.draw(&Rectangle::new([(x, y - 6), (x + 22, y + 6)], LIVE.filled()))?;
         let peak = first.samples.iter().map(|s| s.live).max().unwrap_or(0);
-        x = key(area, x, y, &format!("live, peak {}", units::bytes(peak)), style())?;
+        area.draw(&Rectangle::new([(x, y - 6), (x + 22, y + 6)], LIVE.filled()))?;
+        x = key(area, x, y, &format!("live, peak {}", units::bytes(peak)))?;
     }
     for line in &panel.lines {
-        area.draw(&PathElement::new([(x, y), (x + 22, y)], colour(line).stroke_width(3)))?;
         let peak = line.samples.iter().map(|s| s.held).max().unwrap_or(0);
-        x = key(area, x, y, &format!("{} {}", line.label, units::bytes(peak)), style())?;
+        let text = format!("{} {}", line.label, units::bytes(peak));
+        if x > LEFT && x + key_width(&text) > WIDTH as i32 {
+            (x, y) = (LEFT, y + 22);
+        }
+        area.draw(&PathElement::new([(x, y), (x + 22, y)], colour(line).stroke_width(3)))?;
+        x = key(area, x, y, &text)?;
     }
-    Ok(())
+    Ok(y + 16)
 }
 
+/// Where rows of keys begin.
+const LEFT: i32 = 20;
+
 /// Writes a key's text beside its mark at `x`; returns where the next key begins.
-fn key(area: &Area<'_>, x: i32, y: i32, text: &str, style: TextStyle<'_>) -> anyhow::Result<i32> {
+fn key(area: &Area<'_>, x: i32, y: i32, text: &str) -> anyhow::Result<i32> {
+    let style = font(13).color(&INK).pos(Pos::new(HPos::Left, VPos::Center));
     area.draw(&Text::new(text.to_owned(), (x + 28, y), style))?;
-    // The width of the text is a guess: whoever shows the picture chooses the font.
-    Ok(x + 28 + text.len() as i32 * 7 + 14)
+    Ok(x + key_width(text))
+}
+
+/// The width of a key with its mark and the gap after it. That of the text is a guess: whoever shows the
+/// picture chooses the font.
+fn key_width(text: &str) -> i32 {
+    28 + text.len() as i32 * 7 + 14
 }
 
 /// The outline of a series that keeps each value until the next: two corners for each change.

@@ -22,7 +22,7 @@ use tilework::timeline::Sample;
 use tilework_ort::fingerprint;
 
 use crate::choose::Choice;
-use crate::engine::{Engine, ModelOptions, Subject, kib_of, peak_rss_bytes};
+use crate::engine::{Engine, ModelOptions, Subject, Tick, kib_of, peak_rss_bytes};
 use crate::exit::Usage as Misuse;
 
 /// Serve `compare` as one of its processes
@@ -108,8 +108,10 @@ pub struct Report {
     pub counted_twice_bytes: Option<u64>,
     /// Calls of the device since the warm-up.
     pub device_calls: Option<u64>,
-    /// What was drawn.
+    /// What was drawn: by request for a manager, by time for the arena.
     pub samples: Vec<Sample>,
+    /// A manager's requests over time.
+    pub clock: Vec<Tick>,
 }
 
 /// Serves commands until the input ends.
@@ -192,6 +194,7 @@ impl Worker<'_> {
                 .map(|(usage, resident)| resident.saturating_sub(usage.held)),
             device_calls: calls,
             samples: engine.samples().to_vec(),
+            clock: engine.clock().to_vec(),
         }))
     }
 

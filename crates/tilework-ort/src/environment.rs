@@ -53,6 +53,11 @@ impl Environment {
                 )
             })?
         };
+        // Running a model here is nobody's business but the user's. Some builds have no telemetry to
+        // turn off, so a refusal means nothing.
+        // SAFETY: the environment is alive.
+        let quiet = unsafe { ((*api).DisableTelemetryEvents)(env.as_ptr()) };
+        let _ = library.check("DisableTelemetryEvents", quiet);
         let registered = allocator.map(|a| Registered::new(library, a)).transpose()?;
         let environment = Environment { env, registered, library: library.clone(), _alone: alone };
         if let Some(registered) = &environment.registered {

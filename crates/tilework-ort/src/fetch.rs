@@ -5,6 +5,7 @@
 //!   ├── onnxruntime-1.31.1/              complete iff it is there: it is renamed into place
 //!   │   ├── libonnxruntime.so.1.31.1
 //!   │   └── LICENSE, ThirdPartyNotices.txt
+//!   ├── fetch.lock                       held while one process fetches, the others wait for it
 //!   └── fetch-XXXXXX/                    a fetch under way, or one that was killed
 //! ```
 
@@ -76,8 +77,8 @@ fn home(cache: &Path) -> PathBuf {
     cache.join(format!("onnxruntime-{VERSION}"))
 }
 
-/// Fetches the wheel and returns the library in the cache. Several processes may do so at once: the
-/// first to finish wins, the others use its files.
+/// Fetches the wheel and returns the library in the cache. Of several processes that do so at once, one
+/// fetches and the others wait for its files.
 ///
 /// # Errors
 /// [`Error::Fetch`] when there is no pip or no network, or the disk is full.
@@ -89,6 +90,13 @@ pub fn fetch(progress: &mut dyn FnMut(Step)) -> Result<PathBuf> {
         move |e: std::io::Error| Error::Fetch(format!("{what}: {e}"))
     };
     std::fs::create_dir_all(&cache).map_err(io(&cache))?;
+    let lock_path = cache.join("fetch.lock");
+    // Released when it is closed, also by the end of a process that was killed.
+    let lock = std::fs::File::create(&lock_path).map_err(io(&lock_path))?;
+    lock.lock().map_err(io(&lock_path))?;
+    if let Some(library) = library_in(&home) {
+        return Ok(library);
+    }
     progress(Step::Downloading { to: home.clone() });
     let work = tempfile::Builder::new().prefix("fetch-").tempdir_in(&cache).map_err(io(&cache))?;
 
@@ -116,12 +124,8 @@ pub fn fetch(progress: &mut dyn FnMut(Step)) -> Result<PathBuf> {
     if library_in(&unpacked).is_none() {
         return Err(Error::Fetch("the wheel has no libonnxruntime in it".into()));
     }
-    match std::fs::rename(&unpacked, &home) {
-        Ok(()) => {}
-        // Another process was first.
-        Err(_) if library_in(&home).is_some() => {}
-        Err(e) => return Err(io(&home)(e)),
-    }
+    // Whole or not at all, so that what is killed half way is never taken for complete.
+    std::fs::rename(&unpacked, &home).map_err(io(&home))?;
     let library = library_in(&home).ok_or_else(|| Error::Fetch(format!("{} is empty", home.display())))?;
     progress(Step::Ready { library: library.clone() });
     Ok(library)

@@ -49,23 +49,21 @@ pub fn prepare(
         let asked = shapes.get(&spec.name);
         let wrong =
             |given: String| Error::WrongInput { name: spec.name.clone(), given, expected: expected() };
-        if let Some(tensor) = tensor
-            && (spec.element.as_ref() != Ok(&tensor.element())
-                || asked.is_some_and(|shape| shape != tensor.shape()))
-        {
-            return Err(wrong(format!("{} {}", tensor.element(), shape_text(tensor.shape()))));
-        }
         let Some(shape) = tensor.map(Tensor::shape).or(asked.map(Vec::as_slice)) else { continue };
-        if !spec.takes(shape) {
-            return Err(wrong(shape_text(shape)));
+        let given = match tensor {
+            Some(tensor) => format!("{} {}", tensor.element(), shape_text(shape)),
+            None => shape_text(shape),
+        };
+        let other_type = tensor.is_some_and(|t| spec.element.as_ref() != Ok(&t.element()));
+        if other_type || asked.is_some_and(|asked| asked != shape) || !spec.takes(shape) {
+            return Err(wrong(given));
         }
         for (&n, dim) in shape.iter().zip(&spec.dims) {
             if let Dim::Named(dim) = dim
                 && *named.entry(dim).or_insert(n) != n
             {
                 return Err(wrong(format!(
-                    "{}, where {dim} is {n} and not the {} of another",
-                    shape_text(shape),
+                    "{given}, where {dim} is {n} and not the {} of another",
                     named[dim.as_str()]
                 )));
             }

@@ -92,3 +92,118 @@ fn running_out_of_memory_is_told_with_the_managers_figures_and_leaves_everything
     assert_eq!(environment.allocator().unwrap().usage().live, live, "the failed run's tensors were freed");
     assert_eq!(fingerprint(&run(&session, 64)), small);
 }
+
+#[test]
+fn every_element_type_goes_in_and_comes_out() {
+    let (library, _turn) = turn();
+    let environment = Environment::new(&library, Some(allocator(Kind::Tiled, None))).unwrap();
+    let session = Session::load(&environment, &model("types.onnx"), &SessionOptions::default()).unwrap();
+    // All inputs share the dimension N, so one shape settles all.
+    let shapes = BTreeMap::from([("in_float".to_owned(), vec![2, 3])]);
+    let inputs = inputs::random(session.inputs(), &shapes, 0).unwrap();
+    let outputs = session.run(&inputs).unwrap();
+    assert_eq!(outputs.len(), 12);
+    for ((name, input), output) in inputs.iter().zip(&outputs) {
+        assert_eq!((output.element(), output.shape()), (input.element(), &[3, 2][..]), "{name}");
+        let size = input.element().bytes();
+        for (at, element) in output.bytes().chunks_exact(size).enumerate() {
+            let from = (at % 2 * 3 + at / 2) * size;
+            assert_eq!(element, &input.bytes()[from..from + size], "{name}");
+        }
+    }
+}
+
+#[test]
+fn outputs_outlive_their_session_and_then_give_everything_back() {
+    let (library, _turn) = turn();
+    let environment = Environment::new(&library, Some(allocator(Kind::Committed, None))).unwrap();
+    let session = conv(&environment);
+    let outputs = run(&session, 64);
+    let before = fingerprint(&outputs);
+    drop(session);
+    assert_eq!(fingerprint(&outputs), before);
+    drop(outputs);
+    let usage = environment.allocator().unwrap().usage();
+    assert_eq!((usage.live, usage.held), (0, 0), "an allocation per request goes back with its request");
+}
+
+#[test]
+fn changing_shapes_and_several_sessions_share_one_manager() {
+    let (library, _turn) = turn();
+    let environment = Environment::new(&library, Some(allocator(Kind::Tiled, None))).unwrap();
+    let (one, two) = (conv(&environment), conv(&environment));
+    let expected: Vec<_> = [32, 160, 96].map(|side| fingerprint(&run(&one, side))).into();
+    let alone = environment.allocator().unwrap().usage().peak_held;
+    for (side, expected) in [32, 160, 96].into_iter().zip(&expected) {
+        assert_eq!(&fingerprint(&run(&two, side)), expected);
+    }
+    let both = environment.allocator().unwrap().usage().peak_held;
+    assert!(both < alone + alone / 2, "the second session runs in what the first has left: {alone} {both}");
+}
+
+#[test]
+fn sessions_run_at_the_same_time() {
+    let (library, _turn) = turn();
+    let environment = Environment::new(&library, Some(allocator(Kind::Tiled, None))).unwrap();
+    let session = conv(&environment);
+    let expected = fingerprint(&run(&session, 80));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..5 {
+                    assert_eq!(fingerprint(&run(&session, 80)), expected);
+                }
+            });
+        }
+    });
+    environment.allocator().unwrap().with(|m| m.check_invariants());
+}
+
+#[test]
+fn the_arena_tells_what_it_holds() {
+    let (library, _turn) = turn();
+    let environment = Environment::new(&library, None).unwrap();
+    let session = conv(&environment);
+    drop(run(&session, 256));
+    let stats = session.arena_stats().unwrap();
+    if library.api_version() < 23 {
+        assert_eq!(stats, None);
+        return;
+    }
+    let stats = stats.unwrap();
+    assert!(stats.total_allocated >= stats.max_in_use && stats.max_in_use >= 8 * 256 * 256 * 4, "{stats:?}");
+}
+
+#[test]
+fn one_environment_at_a_time_and_another_after_it() {
+    let (library, _turn) = turn();
+    for _ in 0..3 {
+        let environment = Environment::new(&library, Some(allocator(Kind::Placed, None))).unwrap();
+        assert!(matches!(Environment::new(&library, None), Err(Error::SecondEnvironment)));
+        drop(run(&conv(&environment), 16));
+    }
+}
+
+#[test]
+fn what_is_no_model_is_named_with_the_reason() {
+    let (library, _turn) = turn();
+    let environment = Environment::new(&library, Some(allocator(Kind::Tiled, None))).unwrap();
+    let script = model("make_models.py");
+    let folder = model("");
+    for path in [script.as_path(), &folder, "absent.onnx".as_ref()] {
+        let error = Session::load(&environment, path, &SessionOptions::default()).unwrap_err();
+        assert!(matches!(&error, Error::Model { .. }), "{error}");
+        assert!(error.to_string().starts_with(&format!("{} does not load: ", path.display())), "{error}");
+    }
+    drop(run(&conv(&environment), 16));
+}
+
+#[test]
+fn a_run_with_an_input_missing_is_an_error_and_no_more() {
+    let (library, _turn) = turn();
+    let environment = Environment::new(&library, Some(allocator(Kind::Tiled, None))).unwrap();
+    let session = conv(&environment);
+    let error = session.run(&[]).unwrap_err();
+    assert!(matches!(&error, Error::Run { cause: None, .. }), "{error}");
+    drop(run(&session, 16));
+}

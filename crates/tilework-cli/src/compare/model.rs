@@ -13,7 +13,7 @@ use tilework::replay::Observer;
 
 use super::Args;
 use super::process::Process;
-use crate::engine::{Subject, kib_of};
+use crate::engine::{Subject, Tick, kib_of};
 use crate::exit::Usage;
 use crate::plot::{Line, Panel};
 use crate::progress::Progress;
@@ -313,14 +313,31 @@ impl Compared {
         notes
     }
 
-    /// The picture: everyone's held bytes over the warm-up runs.
+    /// The picture: everyone's held bytes over the warm-up runs, request by request.
     pub fn panel(self) -> Panel {
         let title = format!("{} on host", self.title);
-        let lines = self.lanes.into_iter().filter_map(|lane| {
-            let samples = lane.report?.samples;
-            (!samples.is_empty()).then(|| Line { label: lane.subject.label().to_owned(), samples })
+        let reports = self.lanes.into_iter().filter_map(|lane| Some((lane.subject.label(), lane.report?)));
+        let reports: Vec<_> = reports.collect();
+        let clock = reports.iter().map(|(_, r)| r.clock.as_slice()).find(|c| !c.is_empty()).unwrap_or(&[]);
+        let lines = reports.iter().filter(|(_, report)| !report.samples.is_empty()).map(|(label, report)| {
+            let mut samples = report.samples.clone();
+            if report.clock.is_empty() {
+                for sample in &mut samples {
+                    sample.at = event_at(clock, sample.at);
+                }
+            }
+            Line { label: (*label).to_owned(), samples }
         });
         Panel::of_runs(&title, WARM_UP, lines.collect())
+    }
+}
+
+/// How far the requests had come at a time, by the clock of a manager.
+fn event_at(clock: &[Tick], time: u64) -> u64 {
+    let passed = clock.partition_point(|tick| tick.time <= time);
+    match clock.first() {
+        None => time,
+        Some(first) => clock[..passed].last().unwrap_or(first).event,
     }
 }
 
@@ -343,4 +360,24 @@ fn median(values: &[f64]) -> Option<f64> {
     sorted.sort_by(f64::total_cmp);
     let upper = *sorted.get(sorted.len() / 2)?;
     Some(if sorted.len().is_multiple_of(2) { (sorted[sorted.len() / 2 - 1] + upper) / 2.0 } else { upper })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(median(&[]), None);
+        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
+    }
+
+    #[test]
+    fn a_time_finds_its_request() {
+        let clock = [(0, 10), (1, 10), (2, 500), (1000, 1010)].map(|(event, time)| Tick { event, time });
+        let found = [0, 10, 499, 500, 5000].map(|time| event_at(&clock, time));
+        assert_eq!(found, [0, 1, 1, 2, 1000]);
+        assert_eq!(event_at(&[], 7), 7);
+    }
 }
