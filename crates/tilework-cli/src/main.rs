@@ -21,7 +21,7 @@ use clap::{Parser, Subcommand};
 
 /// Keeps the memory a model's runtime holds close to the memory it has live.
 #[derive(Parser)]
-#[command(version, arg_required_else_help = true, after_help = EXAMPLES)]
+#[command(name = "tilework", version, arg_required_else_help = true, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
