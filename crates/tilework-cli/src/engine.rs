@@ -166,6 +166,10 @@ impl FromStr for Subject {
     }
 }
 
+/// How often the kernel is asked for the process's resident memory while a run is drawn. It walks the page
+/// tables for it, which takes milliseconds.
+const PSS_PERIOD: Duration = Duration::from_millis(20);
+
 /// A loaded model, ready to run.
 pub struct Engine {
     session: Session,
@@ -175,6 +179,7 @@ pub struct Engine {
     /// Runs drawn so far.
     drawn: u64,
     clock: Vec<Tick>,
+    peak_pss: Option<u64>,
     arena: Arena,
     /// Why another manager serves than was asked for.
     pub fallback: Option<String>,
@@ -223,6 +228,7 @@ impl Engine {
             timeline: Timeline::new(POINTS),
             drawn: 0,
             clock: Vec::new(),
+            peak_pss: None,
             arena: Arena::default(),
             fallback,
         })
@@ -242,13 +248,11 @@ impl Engine {
         self.watch.begin();
         let before = self.usage();
         let start = Instant::now();
-        let outputs = match self.session.environment().allocator() {
-            Some(_) => self.session.run(&self.inputs),
-            None => self.run_asking(),
-        };
+        let (outputs, peak_pss) = self.run_asking();
         let took = start.elapsed();
         let readings = self.watch.end();
         let outputs = outputs?;
+        self.peak_pss = self.peak_pss.max(peak_pss);
         self.ask_arena()?;
         let origin = self.drawn * TICKS_PER_RUN;
         if let Some(before) = before {
@@ -270,22 +274,35 @@ impl Engine {
         Ok((outputs, took))
     }
 
-    /// Runs the model while another thread asks the arena for its figures.
-    fn run_asking(&self) -> tilework_ort::Result<Vec<Output>> {
+    /// Runs the model while other threads ask the kernel what is resident and, where no manager tells, the
+    /// arena what it holds. Returns the most that was resident, too.
+    fn run_asking(&self) -> (tilework_ort::Result<Vec<Output>>, Option<u64>) {
         let done = AtomicBool::new(false);
+        let until_done = |period: Duration, ask: &mut dyn FnMut()| {
+            while !done.load(Ordering::Relaxed) {
+                ask();
+                std::thread::sleep(period);
+            }
+        };
         std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) {
-                    // A library too old for it says so each time; an error shows in `ask_arena`.
-                    if let Ok(Some(stats)) = self.session.arena_stats() {
-                        self.watch.read(stats.in_use, stats.total_allocated);
-                    }
-                    std::thread::sleep(ARENA_PERIOD);
-                }
+            let resident = scope.spawn(|| {
+                let mut peak = None;
+                until_done(PSS_PERIOD, &mut || peak = peak.max(kib_of("/proc/self/smaps_rollup", "Pss:")));
+                peak
             });
+            if self.session.environment().allocator().is_none() {
+                scope.spawn(|| {
+                    until_done(ARENA_PERIOD, &mut || {
+                        // A library too old for it says so each time; an error shows in `ask_arena`.
+                        if let Ok(Some(stats)) = self.session.arena_stats() {
+                            self.watch.read(stats.in_use, stats.total_allocated);
+                        }
+                    });
+                });
+            }
             let outputs = self.session.run(&self.inputs);
             done.store(true, Ordering::Relaxed);
-            outputs
+            (outputs, resident.join().unwrap_or_default())
         })
     }
 
@@ -321,6 +338,11 @@ impl Engine {
         if let Some(allocator) = self.session.environment().allocator() {
             allocator.with(|m| m.reset_peaks());
         }
+    }
+
+    /// The most that was resident in runs that were drawn, bytes, by the kernel, each page counted once.
+    pub fn peak_pss_bytes(&self) -> Option<u64> {
+        self.peak_pss
     }
 
     /// When the manager's requests came; nothing for the arena, which is not asked by us.

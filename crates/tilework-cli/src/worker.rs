@@ -103,6 +103,9 @@ pub struct Report {
     pub peak_held_bytes: Option<u64>,
     /// The most of the process that was resident: every address that a page is mapped at counts.
     pub peak_rss_bytes: Option<u64>,
+    /// The most of the process that was resident in runs that were drawn: every page counts once, and one
+    /// shared with other processes by its share.
+    pub peak_pss_bytes: Option<u64>,
     /// Of what is resident now, how much of the manager's memory is counted again because it is mapped
     /// at a second address.
     pub counted_twice_bytes: Option<u64>,
@@ -187,6 +190,7 @@ impl Worker<'_> {
             peak_live_bytes: usage.filter(|_| managed).map(|u| u.peak_live),
             peak_held_bytes: usage.map(|u| u.peak_held),
             peak_rss_bytes: peak_rss_bytes(),
+            peak_pss_bytes: engine.peak_pss_bytes(),
             // The host's tiles are the only shared memory of this process.
             counted_twice_bytes: usage
                 .filter(|_| managed)

@@ -133,7 +133,9 @@ fn a_comparison_has_a_row_for_everyone_and_a_picture() {
         .unwrap();
     let text = stdout(&output);
     assert!(output.status.success(), "{text}{}", stderr(&output));
-    for name in ["peak live", "peak held", "held/live", "peak RSS", "time/run", "to arena", "calls"] {
+    for name in
+        ["peak live", "peak held", "held/live", "peak RSS", "peak PSS", "time/run", "to arena", "calls"]
+    {
         assert!(text.lines().nth(1).unwrap().contains(name), "{name:?} in {text}");
     }
     let svg = fs::read_to_string(&picture).unwrap();

@@ -206,8 +206,17 @@ impl Compared {
     pub fn print(&self) -> anyhow::Result<()> {
         let mut out = io::stdout();
         writeln!(out, "{}, {}", self.title, self.library)?;
-        let header =
-            ["manager", "peak live", "peak held", "held/live", "peak RSS", "time/run", "to arena", "calls"];
+        let header = [
+            "manager",
+            "peak live",
+            "peak held",
+            "held/live",
+            "peak RSS",
+            "peak PSS",
+            "time/run",
+            "to arena",
+            "calls",
+        ];
         let rows: Vec<_> = self.lanes.iter().map(|lane| self.row(lane)).collect();
         table::print(&header.map(str::to_owned), 1, &rows)?;
         for note in self.notes() {
@@ -246,7 +255,7 @@ impl Compared {
         let mut row = vec![lane.subject.label().to_owned()];
         let Some(report) = &lane.report else {
             row.push("failed".into());
-            row.extend(vec!["-".to_owned(); 6]);
+            row.extend(vec!["-".to_owned(); 7]);
             return row;
         };
         let live = report.peak_live_bytes.or(self.peak_live());
@@ -256,6 +265,7 @@ impl Compared {
             bytes(report.peak_held_bytes),
             live.zip(report.peak_held_bytes).map_or("-".to_owned(), |(l, h)| units::ratio(h, l)),
             bytes(report.peak_rss_bytes),
+            bytes(report.peak_pss_bytes),
             median(&lane.us).map_or("-".to_owned(), units::micros),
             self.against_reference(lane).map_or("-".to_owned(), |r| format!("{r:.3}")),
             report.device_calls.map_or("-".to_owned(), units::count),
@@ -305,7 +315,8 @@ impl Compared {
                 && twice > 1 << 20
             {
                 notes.push(format!(
-                    "the kernel counts a page once per address: {} of {label}'s RSS are mapped a second time",
+                    "RSS counts a page at every address it is mapped at, PSS once: {} of {label}'s are mapped a \
+                     second time",
                     units::bytes(twice)
                 ));
             }
