@@ -305,6 +305,12 @@ impl Books {
         Ok(found)
     }
 
+    /// Every piece of `range` that is mapped, in order. None when there is no such range.
+    pub fn all_pieces(&self, range: RangeId) -> impl Iterator<Item = Bind> + '_ {
+        let pieces = self.ranges.get(&range).map(|space| space.pieces.iter());
+        pieces.into_iter().flatten().map(|(&at, piece)| piece.at(at))
+    }
+
     /// Records that `bytes` from `offset` of `range` were unmapped. Returns the pieces that were there.
     ///
     /// # Errors

@@ -27,6 +27,16 @@ fn bind(at: u64, heap: HeapId, from: u64, tiles: u64) -> Bind {
     Bind { range_offset: at * TILE, heap, heap_offset: from * TILE, bytes: tiles * TILE }
 }
 
+#[test]
+fn all_pieces_are_found_in_order() {
+    let (mut books, range, four, two) = books(caps());
+    assert_eq!(books.all_pieces(range).next(), None);
+    let binds = [bind(5, two, 0, 1), bind(0, four, 1, 2), bind(2, four, 0, 1)];
+    books.map(range, &binds).unwrap();
+    assert_eq!(books.all_pieces(range).collect::<Vec<_>>(), [binds[1], binds[2], binds[0]]);
+    assert_eq!(books.all_pieces(RangeId(77)).next(), None);
+}
+
 #[track_caller]
 fn refused<T: std::fmt::Debug>(result: Result<T, DeviceError>, call: Call, words: &str) {
     match result {
