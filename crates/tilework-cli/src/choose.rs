@@ -30,7 +30,7 @@ pub struct Choice {
 impl Choice {
     /// Opens the device and builds the manager on it.
     pub fn build(&self, kind: Kind, device: &str) -> anyhow::Result<Built> {
-        let mut opened = device::open(device)?;
+        let mut opened = open(device)?;
         if let Some(limit) = self.limit {
             opened = Box::new(Limit::new(opened, limit)) as Box<dyn Device>;
         }
@@ -55,12 +55,21 @@ impl Choice {
     }
 }
 
+/// Opens a device by its name.
+fn open(name: &str) -> anyhow::Result<Box<dyn Device>> {
+    match tilework_cuda::ordinal(name) {
+        Some(ordinal) => tilework_cuda::open(ordinal).with_context(|| format!("cannot open {name}")),
+        None => Ok(device::open(name)?),
+    }
+}
+
 /// Reads the name of a device.
 pub fn parse_device(name: &str) -> Result<String, String> {
-    if device::NAMES.contains(&name) {
+    if device::NAMES.contains(&name) || tilework_cuda::ordinal(name).is_some() {
         return Ok(name.to_owned());
     }
-    Err(format!("unknown device {name:?}: the devices are {}", device::NAMES.join(", ")))
+    let known = device::NAMES.join(", ");
+    Err(format!("unknown device {name:?}: the devices are {known}, cuda and cuda:N (the GPU numbered N)"))
 }
 
 /// The device to use: the one that was named, or one that has what is needed.

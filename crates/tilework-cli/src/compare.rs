@@ -41,8 +41,8 @@ pub struct Args {
     #[command(flatten)]
     model_options: ModelOptions,
 
-    /// Where to replay: host, sim-h200, sim-d3d12 or null [default: sim-h200, host with --verify]; models
-    /// run on host
+    /// Where to replay: host, sim-h200, sim-d3d12, null, cuda or cuda:N (an NVIDIA GPU, the first or the one
+    /// numbered N) [default: sim-h200, host with --verify]; models run on host
     #[arg(long, value_name = "NAME", value_parser = parse_device)]
     device: Option<String>,
 
@@ -91,7 +91,7 @@ fn run_models(args: &Args) -> anyhow::Result<()> {
         return Err(Usage("--verify and --scale are for traces".into()).into());
     }
     if args.device.as_deref().is_some_and(|device| device != "host") {
-        return Err(Usage("a model needs a device with memory: host".into()).into());
+        return Err(Usage("a model runs on the CPU, so on the device host".into()).into());
     }
     let mut panels = Vec::new();
     let mut outcome = Ok(());

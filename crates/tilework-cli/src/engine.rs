@@ -361,15 +361,14 @@ impl Engine {
     }
 }
 
-/// Hands a manager to the runtime, if its device has memory.
+/// Hands a manager to the runtime, if its device has memory for the CPU.
 #[expect(unsafe_code, reason = "ONNX Runtime takes the manager's word for what is memory")]
 fn host_allocator(manager: Box<dyn Manager>) -> anyhow::Result<Allocator> {
     let device = manager.device();
     if !(device.caps().memory && device.name() == "host") {
         let name = device.name();
-        return Err(
-            Misuse(format!("the device {name} has no memory that a model could run in: use host")).into()
-        );
+        let sentence = format!("the device {name} has no memory that the CPU could run a model in: use host");
+        return Err(Misuse(sentence).into());
     }
     // SAFETY: the manager is one of `tilework`'s, watched or not, and its device is the host, whose
     // addresses are memory of this process.

@@ -34,7 +34,8 @@ pub struct Args {
     #[arg(long, value_name = "NAME", default_value_t = Kind::Tiled)]
     manager: Kind,
 
-    /// On what: host, sim-h200, sim-d3d12 or null [default: sim-h200, host with --verify]
+    /// On what: host, sim-h200, sim-d3d12, null, cuda or cuda:N (an NVIDIA GPU, the first or the one numbered
+    /// N) [default: sim-h200, host with --verify]
     #[arg(long, value_name = "NAME", value_parser = parse_device)]
     device: Option<String>,
 
@@ -78,6 +79,7 @@ const EXAMPLES: &str = "\
 Examples:
   tilework replay trace.csv.gz
   tilework replay trace.csv.gz --manager bucketized --device sim-d3d12 --repeat 5 --json
+  tilework replay trace.csv.gz --device cuda --repeat 5
   tilework replay trace.csv.gz --verify --scale 0.1 --limit 2GiB --plot held.svg";
 
 /// Runs the subcommand.

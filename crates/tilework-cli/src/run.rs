@@ -30,7 +30,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME", default_value_t = Kind::Tiled)]
     manager: Kind,
 
-    /// On what; a model needs memory, which host has
+    /// On what; a model runs on the CPU and needs memory there, which host has
     #[arg(long, value_name = "NAME", value_parser = parse_device, default_value = "host")]
     device: String,
 

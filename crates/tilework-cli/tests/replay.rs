@@ -141,6 +141,19 @@ fn unknown_names_list_the_known_ones() {
 }
 
 #[test]
+fn gpus_are_devices_by_number() {
+    let folder = Folder::new();
+    let trace = folder.sample();
+    // On a machine without a GPU, with a driver or without, and on one with fewer than these.
+    let error = replay(&trace, ["--device", "cuda:4096"]);
+    let error = refused(&error, 1);
+    assert!(error.contains("cannot open cuda:4096: "), "{error}");
+    assert!(error.contains("NVIDIA driver") || error.contains("no GPU 4096"), "{error}");
+    let error = replay(&trace, ["--device", "cuda:first"]);
+    assert!(refused(&error, 2).contains("cuda and cuda:N"));
+}
+
+#[test]
 fn wrong_usage_ends_with_2() {
     let folder = Folder::new();
     let trace = folder.sample();
