@@ -121,8 +121,9 @@ impl Gpu {
     /// The handle of a GPU that reaches this one's memory.
     ///
     /// # Errors
-    /// [`CudaError::NoSuchGpu`], [`CudaError::NoPeer`].
+    /// [`CudaError::NoSuchGpu`], [`CudaError::NoPeer`], [`CudaError::Forked`], or what the driver refused.
     pub fn peer(&self, ordinal: u32) -> Result<DeviceHandle, CudaError> {
+        self.check_process()?;
         let peer = find(&self.driver, ordinal)?;
         let mut can = 0;
         self.driver.call("cuDeviceCanAccessPeer", |f| {
@@ -155,9 +156,7 @@ impl Gpu {
     /// # Errors
     /// [`CudaError::Forked`] in a child process, or what the driver refused.
     pub fn enter(&self) -> Result<Entered<'_>, CudaError> {
-        if process::id() != self.pid {
-            return Err(CudaError::Forked);
-        }
+        self.check_process()?;
         let mut current = ptr::null_mut();
         // SAFETY: `current` is valid for the write.
         self.driver.call("cuCtxGetCurrent", |f| unsafe { (f.ctx_get_current)(&mut current) })?;
@@ -169,6 +168,11 @@ impl Gpu {
         let mut entered = Entered { gpu: self, pushed, capture_mode: None, of_this_thread: PhantomData };
         entered.capture_mode = Some(self.exchange_capture_mode(CAPTURE_RELAXED)?);
         Ok(entered)
+    }
+
+    /// Whether this is the process that opened the GPU.
+    fn check_process(&self) -> Result<(), CudaError> {
+        if process::id() == self.pid { Ok(()) } else { Err(CudaError::Forked) }
     }
 
     fn exchange_capture_mode(&self, mut mode: u32) -> Result<u32, CudaError> {
@@ -191,7 +195,7 @@ impl fmt::Debug for Gpu {
 
 impl Drop for Gpu {
     fn drop(&mut self) {
-        if process::id() != self.pid {
+        if self.check_process().is_err() {
             return;
         }
         let released = self.driver.call("cuDevicePrimaryCtxRelease", |f| {
