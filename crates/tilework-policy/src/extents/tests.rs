@@ -210,3 +210,17 @@ fn strangers_are_told_from_the_freed() {
     extents.free(place.slot).unwrap();
     assert_eq!(extents.free(place.slot), Err(FreeError::Twice));
 }
+
+#[test]
+fn what_was_lost_is_out_of_use_until_it_is_regained() {
+    let mut extents = Extents::new();
+    let start = extents.add_region(12).unwrap();
+    extents.lose(extents.find_void(12).unwrap(), 4);
+    extents.check_invariants();
+    assert_eq!(extents.lost(), [start]);
+    assert!(extents.find_void(9).is_none());
+    extents.regain(start);
+    extents.check_invariants();
+    assert_eq!(extents.lost(), []);
+    assert!(extents.is_void(start, 12), "it is not one with the void beside it");
+}

@@ -63,7 +63,7 @@ impl Manager for Committed {
     }
 
     fn stats(&self) -> Stats {
-        self.memory.account().stats()
+        self.memory.stats()
     }
 
     fn device(&self) -> &dyn Device {
@@ -77,7 +77,10 @@ impl Manager for Committed {
         let live: u64 = self.blocks.iter().map(|(_, lent)| lent.bytes).sum();
         assert_eq!(stats.usage.live, live, "bytes counted live and bytes of live blocks");
         let homes: u64 = self.blocks.iter().map(|(_, lent)| lent.home.range.bytes).sum();
-        let left: u64 = self.memory.leftovers().iter().filter_map(|r| r.release).map(|(_, b)| b).sum();
-        assert_eq!(stats.usage.held, homes + left, "bytes counted held and bytes of blocks and leftovers");
+        assert_eq!(
+            stats.usage.held,
+            homes + stats.leftover,
+            "bytes counted held and bytes of blocks and leftovers"
+        );
     }
 }
