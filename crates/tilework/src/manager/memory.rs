@@ -263,11 +263,11 @@ impl Memory {
         }
     }
 
-    /// Panics when the books contradict each other.
-    pub fn check_invariants(&self) {
+    /// Panics when the books contradict each other, or the manager's, in which `heaps` bytes of heaps are.
+    pub fn check_invariants(&self, heaps: u64) {
         self.account.check_invariants();
         let Stats { leftover, usage, .. } = self.stats();
-        assert!(leftover <= usage.held, "{leftover} bytes left over of {} bytes held", usage.held);
+        assert_eq!(usage.held, heaps + leftover, "bytes counted held and bytes of heaps and leftovers");
         assert!(self.leftovers.iter().all(|r| !r.is_done()), "nothing is left of a leftover");
     }
 

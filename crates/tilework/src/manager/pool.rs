@@ -535,12 +535,11 @@ impl Manager for Pool {
     }
 
     fn check_invariants(&self) {
-        self.memory.check_invariants();
+        let heaps: u64 = self.heaps.within(0, u32::MAX).map(|h| u64::from(h.len) * GRAIN).sum();
+        self.memory.check_invariants(heaps);
         self.extents.check_invariants();
         let stats = self.stats();
         let usage = stats.usage;
-        let heaps: u64 = self.heaps.within(0, u32::MAX).map(|h| u64::from(h.len) * GRAIN).sum();
-        assert_eq!(usage.held, heaps + stats.leftover, "bytes counted held and bytes of heaps and leftovers");
         let used = heaps - self.extents.free_grains() * GRAIN;
         assert!(
             usage.live <= used && used < usage.live + GRAIN * (self.extents.blocks() + 1),
