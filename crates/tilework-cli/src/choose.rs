@@ -1,11 +1,14 @@
 //! Choosing a manager and the device under it by name.
 
-use anyhow::Context;
+use std::path::Path;
+
+use anyhow::{Context, bail};
 use tilework::device::limit::Limit;
 use tilework::device::{self, Device};
 use tilework::manager::{self, Built, Kind, Options};
+use tilework::trace::Trace;
 
-use crate::units::parse_bytes;
+use crate::units::{parse_bytes, parse_scale};
 
 /// Options shared by everything that runs on a manager.
 #[derive(clap::Args)]
@@ -63,6 +66,50 @@ fn open(name: &str) -> anyhow::Result<Box<dyn Device>> {
     }
 }
 
+/// Options shared by everything that replays traces.
+#[derive(clap::Args)]
+pub struct Replaying {
+    /// Where to replay: host, sim-h200, sim-d3d12, null, cuda or cuda:N (an NVIDIA GPU, the first or the one
+    /// numbered N) [default: sim-h200, host with --verify]
+    #[arg(long, value_name = "NAME", value_parser = parse_device)]
+    pub device: Option<String>,
+
+    /// Multiply every size by this, rounding up
+    #[arg(long, value_name = "X", value_parser = parse_scale, default_value_t = 1.0)]
+    pub scale: f64,
+
+    #[command(flatten)]
+    pub choice: Choice,
+
+    /// Fill each block with a pattern of its own and check it before it is freed
+    #[arg(long)]
+    pub verify: bool,
+}
+
+impl Replaying {
+    /// The device to use: the one that was named, or one that has what is needed.
+    pub fn device(&self) -> &str {
+        self.device.as_deref().unwrap_or(if self.verify { "host" } else { "sim-h200" })
+    }
+
+    /// Loads a trace that has something to replay.
+    pub fn load(&self, path: &Path) -> anyhow::Result<Trace> {
+        let trace = Trace::load(path)?;
+        if trace.is_empty() {
+            bail!("{}: the trace has a header and no events: there is nothing to replay", path.display());
+        }
+        trace.scaled(self.scale).with_context(|| path.display().to_string())
+    }
+
+    /// The options as arguments, for a process that replays the same.
+    pub fn arguments(&self) -> Vec<String> {
+        let mut arguments = self.choice.arguments();
+        arguments.extend([format!("--device={}", self.device()), format!("--scale={}", self.scale)]);
+        arguments.extend(self.verify.then(|| "--verify".to_owned()));
+        arguments
+    }
+}
+
 /// Reads the name of a device.
 pub fn parse_device(name: &str) -> Result<String, String> {
     if device::NAMES.contains(&name) || tilework_cuda::ordinal(name).is_some() {
@@ -70,11 +117,6 @@ pub fn parse_device(name: &str) -> Result<String, String> {
     }
     let known = device::NAMES.join(", ");
     Err(format!("unknown device {name:?}: the devices are {known}, cuda and cuda:N (the GPU numbered N)"))
-}
-
-/// The device to use: the one that was named, or one that has what is needed.
-pub fn device_or_default(named: Option<&str>, needs_memory: bool) -> &str {
-    named.unwrap_or(if needs_memory { "host" } else { "sim-h200" })
 }
 
 fn parse_heap(text: &str) -> Result<u64, String> {

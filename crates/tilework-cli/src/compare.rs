@@ -12,21 +12,21 @@ use serde::{Deserialize, Serialize};
 use tilework::replay::Report;
 use tilework::timeline::Sample;
 
-use crate::choose::{Choice, parse_device};
+use crate::choose::Replaying;
 use crate::engine::{ModelOptions, peak_rss_bytes};
 use crate::exit::Usage;
 use crate::plot::{self, Line, Panel};
-use crate::units::parse_scale;
 use crate::{table, units};
 
 /// Compare the managers on models or traces
 ///
 /// Runs each model under every manager and under ONNX Runtime's own arena, or replays each trace on every
 /// manager, each in a process of its own so that the kernel's figures are that manager's alone, and prints
-/// one table. A model's processes run in turn, and their outputs must be the same to the bit. The time of a
-/// trace's pass is what the manager took and what the device took or was charged. The peak RSS is the
-/// kernel's; it counts a page as often as it is mapped, so that memory with two addresses, as stitched tiles
-/// have, is in it twice.
+/// one table. A model runs on host; its processes run in turn, and their outputs must be the same to the bit.
+/// The time of a trace's pass is what the manager took and what the device took or was charged. The peak RSS
+/// is the kernel's; it counts a page as often as it is mapped, so that memory with two addresses, as stitched
+/// tiles have, is in it twice. Without --verify nothing touches a trace's memory, and the peak RSS is that of
+/// the books alone.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -41,26 +41,12 @@ pub struct Args {
     #[command(flatten)]
     model_options: ModelOptions,
 
-    /// Where to replay: host, sim-h200, sim-d3d12, null, cuda or cuda:N (an NVIDIA GPU, the first or the one
-    /// numbered N) [default: sim-h200, host with --verify]; models run on host
-    #[arg(long, value_name = "NAME", value_parser = parse_device)]
-    device: Option<String>,
-
     /// Passes over each trace; the last one is the one after warm-up
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     repeat: u32,
 
-    /// Multiply every size by this, rounding up
-    #[arg(long, value_name = "X", value_parser = parse_scale, default_value_t = 1.0)]
-    scale: f64,
-
     #[command(flatten)]
-    choice: Choice,
-
-    /// Fill each block with a pattern of its own and check it before it is freed; without it nothing
-    /// touches the memory, and the peak RSS is that of the books alone
-    #[arg(long)]
-    verify: bool,
+    replaying: Replaying,
 
     /// Draw every manager's held bytes in one picture
     #[arg(long, value_name = "SVG")]
@@ -87,10 +73,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 fn run_models(args: &Args) -> anyhow::Result<()> {
-    if args.verify || args.scale != 1.0 {
+    if args.replaying.verify || args.replaying.scale != 1.0 {
         return Err(Usage("--verify and --scale are for traces".into()).into());
     }
-    if args.device.as_deref().is_some_and(|device| device != "host") {
+    if args.replaying.device.as_deref().is_some_and(|device| device != "host") {
         return Err(Usage("a model runs on the CPU, so on the device host".into()).into());
     }
     let mut panels = Vec::new();

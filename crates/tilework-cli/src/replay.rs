@@ -1,9 +1,8 @@
 //! `tilework replay`: one trace on one manager, pass by pass.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, bail};
 use serde::Serialize;
 use tilework::manager::{Kind, Manager};
 use tilework::record::Recorder;
@@ -11,12 +10,11 @@ use tilework::replay::{ReplayError, ReplayOptions, Report, replay};
 use tilework::timeline::POINTS;
 use tilework::trace::Trace;
 
-use crate::choose::{Choice, device_or_default, parse_device};
+use crate::choose::Replaying;
 use crate::compare::Details;
 use crate::exit::Usage;
 use crate::plot::{self, Line, Panel};
 use crate::progress::Progress;
-use crate::units::parse_scale;
 use crate::{table, units};
 
 /// Replay an allocation trace on one manager
@@ -34,25 +32,12 @@ pub struct Args {
     #[arg(long, value_name = "NAME", default_value_t = Kind::Tiled)]
     manager: Kind,
 
-    /// On what: host, sim-h200, sim-d3d12, null, cuda or cuda:N (an NVIDIA GPU, the first or the one numbered
-    /// N) [default: sim-h200, host with --verify]
-    #[arg(long, value_name = "NAME", value_parser = parse_device)]
-    device: Option<String>,
-
     /// Passes over the trace [default: 3, 1 with --record]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     repeat: Option<u32>,
 
-    /// Multiply every size by this, rounding up
-    #[arg(long, value_name = "X", value_parser = parse_scale, default_value_t = 1.0)]
-    scale: f64,
-
     #[command(flatten)]
-    choice: Choice,
-
-    /// Fill each block with a pattern of its own and check it before it is freed
-    #[arg(long)]
-    verify: bool,
+    replaying: Replaying,
 
     /// Record what the manager was asked, all passes, as a trace
     #[arg(long, value_name = "TRACE")]
@@ -84,12 +69,12 @@ Examples:
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let trace = load(&args.trace, args.scale)?;
-    let device = device_or_default(args.device.as_deref(), args.verify);
-    let built = args.choice.build(args.manager, device)?;
+    let Replaying { choice, verify, .. } = &args.replaying;
+    let trace = args.replaying.load(&args.trace)?;
+    let built = choice.build(args.manager, args.replaying.device())?;
     let options = ReplayOptions {
         repeat: args.repeat.unwrap_or(if args.record.is_some() { 1 } else { 3 }),
-        verify: args.verify,
+        verify: *verify,
         timeline: (args.plot.is_some() || args.timeline).then_some(POINTS),
     };
 
@@ -111,15 +96,6 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         plot::write(path, &[panel(&trace, &report)])?;
     }
     if args.json { print_json(args, &report) } else { print_table(&trace, &report) }
-}
-
-/// Loads a trace that has something to replay.
-pub fn load(path: &Path, scale: f64) -> anyhow::Result<Trace> {
-    let trace = Trace::load(path)?;
-    if trace.is_empty() {
-        bail!("{}: the trace has a header and no events: there is nothing to replay", path.display());
-    }
-    trace.scaled(scale).with_context(|| path.display().to_string())
 }
 
 fn observed(trace: &Trace, manager: &mut dyn Manager, options: &ReplayOptions) -> anyhow::Result<Report> {

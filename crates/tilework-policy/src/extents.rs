@@ -28,7 +28,7 @@ enum Kind {
     Part,
     /// Home space that no heap backs.
     Void,
-    /// Home space that the device would not let go.
+    /// Home space that the device has not let go yet.
     Lost,
     /// A heap that is free from end to end and not to be placed in.
     Closed,
@@ -147,6 +147,8 @@ pub struct Extents {
     spare: u32,
     runs: Runs,
     voids: BTreeSet<(u32, u32, u32)>,
+    /// Lost runs: position to node.
+    lost: BTreeMap<u32, u32>,
     /// Positions that no region takes.
     positions: Intervals,
     /// Where regions start.
@@ -179,6 +181,7 @@ impl Extents {
             spare: NIL,
             runs: Runs::new(),
             voids: BTreeSet::new(),
+            lost: BTreeMap::new(),
             positions,
             regions: BTreeSet::new(),
             parts: Vec::new(),
@@ -229,11 +232,28 @@ impl Extents {
         self.release(node);
     }
 
-    /// Takes the first `len` grains of a void out of use for good: the device has something there that it
-    /// would not let go.
+    /// Takes the first `len` grains of a void out of use until they are [regained](Extents::regain): the
+    /// device has something there that it would not let go.
     pub fn lose(&mut self, void: Void, len: u32) {
         let node = self.take_void(void, len);
-        self.nodes[node as usize].kind = Kind::Lost;
+        self.mark_lost(node);
+    }
+
+    fn mark_lost(&mut self, node: u32) {
+        let extent = &mut self.nodes[node as usize];
+        extent.kind = Kind::Lost;
+        self.lost.insert(extent.start, node);
+    }
+
+    /// The positions of what is lost, each as it was lost.
+    pub fn lost(&self) -> Vec<u32> {
+        self.lost.keys().copied().collect()
+    }
+
+    /// Makes what was lost at `start` void: the device has let it go.
+    pub fn regain(&mut self, start: u32) {
+        let node = self.lost.remove(&start).expect("something lost");
+        self.empty(node);
     }
 
     fn take_void(&mut self, void: Void, len: u32) -> u32 {
@@ -301,15 +321,14 @@ impl Extents {
     }
 
     /// Takes a closed heap out of home space: nothing backs its grains any more. With `lost`, the device
-    /// still has something there and the grains are not used again.
+    /// still has something there, and the grains are out of use until they are [regained](Extents::regain).
     pub fn unback(&mut self, heap: &Heap, lost: bool) {
         let Closed { node, len, .. } = self.closed.remove(&heap.serial).expect("a closed heap");
         self.closed_by_len.remove(&(len, heap.serial));
-        if lost {
-            self.nodes[node as usize].kind = Kind::Lost;
-            return;
+        match lost {
+            true => self.mark_lost(node),
+            false => self.empty(node),
         }
-        self.empty(node);
     }
 
     /// Places `bytes` in one run, or says that no run is long enough.
@@ -634,6 +653,7 @@ impl Extents {
         let mut free = 0;
         let mut heads = 0;
         let mut closed = 0;
+        let mut lost = 0;
         for first in 0..self.nodes.len() as u32 {
             let node = &self.nodes[first as usize];
             if node.kind == Kind::Spare || node.prev != NIL {
@@ -659,7 +679,11 @@ impl Extents {
                             "the void at {end} is not listed"
                         );
                     }
-                    Kind::Part | Kind::Lost => {}
+                    Kind::Part => {}
+                    Kind::Lost => {
+                        assert_eq!(self.lost.get(&end), Some(&at), "what is lost at {end} is listed");
+                        lost += 1;
+                    }
                     Kind::Closed => closed += 1,
                     Kind::Spare => panic!("a spare node at {end} stands in a region"),
                 }
@@ -671,6 +695,7 @@ impl Extents {
         assert_eq!(heads, self.blocks, "blocks counted");
         assert_eq!(closed, self.closed.len(), "closed heaps counted");
         assert_eq!(closed, self.closed_by_len.len(), "closed heaps by length");
+        assert_eq!(lost, self.lost.len(), "lost runs counted");
         assert_eq!(listed, self.runs.at_least(&self.nodes, 1).count(), "free runs listed");
     }
 }

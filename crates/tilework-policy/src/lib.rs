@@ -34,6 +34,8 @@ mod lowest;
 mod mappings;
 mod runs;
 mod stitch;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use extents::{Extents, FreeError, FreeRun, Freed, Place, Slot, Void};
 pub use growth::Growth;

@@ -32,7 +32,4 @@ pub mod testing;
 pub mod timeline;
 pub mod trace;
 
-#[cfg(test)]
-mod toy;
-
 pub use error::{Error, Result};

@@ -59,7 +59,8 @@ struct Lane {
 /// Runs `model` under everyone.
 pub fn compare(args: &Args, model: &Path) -> anyhow::Result<Compared> {
     let found = args.model_options.library()?;
-    let mut arguments: Vec<OsString> = args.choice.arguments().into_iter().map(Into::into).collect();
+    let mut arguments: Vec<OsString> =
+        args.replaying.choice.arguments().into_iter().map(Into::into).collect();
     arguments.extend(args.model_options.arguments(found.library.path()));
     let rounds = u64::from(args.runs.unwrap_or(RUNS));
 
@@ -115,7 +116,7 @@ pub fn compare(args: &Args, model: &Path) -> anyhow::Result<Compared> {
         library: format!("ONNX Runtime {}, {}", found.library.version(), found.source),
         lanes,
         in_turn,
-        limited: args.choice.limit.is_some(),
+        limited: args.replaying.choice.limit.is_some(),
     })
 }
 

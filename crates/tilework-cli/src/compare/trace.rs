@@ -9,17 +9,15 @@ use serde::Deserialize;
 use tilework::manager::Kind;
 
 use super::{Args, Compared, Details, Measured, Outcome};
-use crate::choose::device_or_default;
 use crate::exit::Usage;
-use crate::replay::load;
 
 /// Replays `input` on every manager, one process after the other so that none slows another.
 pub fn compare(args: &Args, input: &Path) -> anyhow::Result<Compared> {
     // A trace that makes no sense is refused once, here, and not by every child.
-    let trace = load(input, args.scale)?;
-    let device = device_or_default(args.device.as_deref(), args.verify);
+    let trace = args.replaying.load(input)?;
+    let device = args.replaying.device();
     let outcomes =
-        Kind::ALL.into_iter().map(|kind| replay(args, input, kind, device)).collect::<anyhow::Result<_>>()?;
+        Kind::ALL.into_iter().map(|kind| replay(args, input, kind)).collect::<anyhow::Result<_>>()?;
     Ok(Compared {
         title: format!("{} on {device}", trace.name()),
         events: trace.steps().len() as u64,
@@ -52,15 +50,13 @@ impl Pass {
     }
 }
 
-fn replay(args: &Args, input: &Path, kind: Kind, device: &str) -> anyhow::Result<Outcome> {
+fn replay(args: &Args, input: &Path, kind: Kind) -> anyhow::Result<Outcome> {
     let program = std::env::current_exe().context("cannot find the program itself to start it again")?;
     let mut command = Command::new(program);
     command
         .args(["replay", "--json", "--details"])
-        .args([format!("--manager={kind}"), format!("--device={device}")])
-        .args([format!("--repeat={}", args.repeat), format!("--scale={}", args.scale)])
-        .args(args.choice.arguments())
-        .args(args.verify.then_some("--verify"))
+        .args([format!("--manager={kind}"), format!("--repeat={}", args.repeat)])
+        .args(args.replaying.arguments())
         .args(args.plot.is_some().then_some("--timeline"))
         .arg("--")
         .arg(input)

@@ -23,12 +23,13 @@ impl Account {
         self.usage.peak_held = self.usage.held;
     }
 
-    /// The part of a report that follows from counting alone; a manager adds what its free lists know.
+    /// The part of a report that follows from counting alone; the rest is zero.
     pub fn stats(&self) -> Stats {
         Stats {
             usage: self.usage,
             largest_free_run: 0,
             cached_mappings: 0,
+            leftover: 0,
             heaps: self.heaps,
             blocks: self.allocations - self.frees,
             allocations: self.allocations,

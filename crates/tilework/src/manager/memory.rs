@@ -16,6 +16,7 @@
 
 use crate::device::{Bind, Caps, Device, DeviceError, HeapId, Range, RangeId};
 use crate::error::{Error, Result};
+use crate::manager::Stats;
 use crate::manager::account::Account;
 
 /// A device, the books on what was taken from it, and what could not be given back yet.
@@ -105,6 +106,12 @@ impl Memory {
     #[inline]
     pub fn account_mut(&mut self) -> &mut Account {
         &mut self.account
+    }
+
+    /// The part of a report that the books and the leftovers give; a manager adds what its free lists know.
+    pub fn stats(&self) -> Stats {
+        let leftover = self.leftovers.iter().filter_map(|r| r.release).map(|(_, bytes)| bytes).sum();
+        Stats { leftover, ..self.account.stats() }
     }
 
     /// The bytes of physical memory that a request of `bytes` takes by itself: whole tiles.
@@ -256,12 +263,11 @@ impl Memory {
         }
     }
 
-    /// Panics when the books contradict each other.
-    pub fn check_invariants(&self) {
+    /// Panics when the books contradict each other, or the manager's, in which `heaps` bytes of heaps are.
+    pub fn check_invariants(&self, heaps: u64) {
         self.account.check_invariants();
-        let left: u64 = self.leftovers.iter().filter_map(|r| r.release).map(|(_, bytes)| bytes).sum();
-        let held = self.account.usage().held;
-        assert!(left <= held, "{left} bytes left over of {held} bytes held");
+        let Stats { leftover, usage, .. } = self.stats();
+        assert_eq!(usage.held, heaps + leftover, "bytes counted held and bytes of heaps and leftovers");
         assert!(self.leftovers.iter().all(|r| !r.is_done()), "nothing is left of a leftover");
     }
 

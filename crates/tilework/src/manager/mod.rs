@@ -83,6 +83,9 @@ pub struct Stats {
     pub largest_free_run: u64,
     /// Mappings kept for reuse that no block uses at the moment.
     pub cached_mappings: u64,
+    /// The part of what is held that the device failed to take back, bytes. It is tried again at the end of
+    /// each execution.
+    pub leftover: u64,
     /// Heaps held.
     pub heaps: u64,
     /// Blocks live.

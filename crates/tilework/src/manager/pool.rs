@@ -195,7 +195,7 @@ impl Pool {
         if out_of_memory(&made) {
             // Free heaps are part of what a tiled pool could use already; in a placed one each was too short.
             let released = match self.kind {
-                Kind::Tiled => self.memory.retry()?,
+                Kind::Tiled => self.retry()?,
                 _ => self.give_back_unused()?,
             };
             if released > 0 {
@@ -237,10 +237,7 @@ impl Pool {
         if outcome.is_ok() {
             self.adopt(start, &made, grown);
         } else {
-            let range = self.region_of(start).range.id;
-            let offset = self.region_of(start).offset(start);
-            let stuck = |r: &Return| r.unmap.is_some_and(|(id, at, _)| (id, at) == (range, offset));
-            if self.memory.leftovers().iter().any(stuck) {
+            if self.stuck(start) {
                 let void = self.extents.find_void(len).expect("the void that was found before");
                 self.extents.lose(void, len);
             }
@@ -384,7 +381,7 @@ impl Pool {
 
     /// Gives every heap back that is free from end to end. Returns the bytes released.
     fn give_back_unused(&mut self) -> Result<u64> {
-        let released = self.memory.retry()?;
+        let released = self.retry()?;
         self.close_unused();
         Ok(released + self.release_closed(0)?)
     }
@@ -416,14 +413,36 @@ impl Pool {
             release: Some((HeapId(heap.id), bytes)),
             unreserve: (self.kind == Kind::Placed).then_some(region.range),
         });
-        // What the device did not let go may still be mapped there, so nothing else may have its home there.
-        let lost = !matches!(given, Ok(1..));
-        self.extents.unback(&heap, lost);
+        let stuck = self.stuck(heap.start);
+        self.extents.unback(&heap, stuck);
         self.heaps.remove(heap.start);
-        if self.kind == Kind::Placed && !lost {
+        if self.kind == Kind::Placed && !stuck {
             self.forget_region(region);
         }
         outcome.and(given)
+    }
+
+    /// Tries again to give back what the device would not take, and uses the homes again that it let go.
+    /// Returns the bytes released.
+    fn retry(&mut self) -> Result<u64> {
+        let released = self.memory.retry();
+        for start in self.extents.lost() {
+            if !self.stuck(start) {
+                self.extents.regain(start);
+                if self.kind == Kind::Placed {
+                    self.forget_region(self.region_of(start));
+                }
+            }
+        }
+        released
+    }
+
+    /// Whether something that could not be given back is mapped at `start`, so that nothing else may have
+    /// its home there.
+    fn stuck(&self, start: u32) -> bool {
+        let region = self.region_of(start);
+        let home = (region.range.id, region.offset(start));
+        self.memory.leftovers().iter().any(|r| r.unmap.is_some_and(|(range, at, _)| (range, at) == home))
     }
 
     fn forget_region(&mut self, region: Region) {
@@ -467,7 +486,7 @@ impl Manager for Pool {
     }
 
     fn end_of_execution(&mut self) -> Result<()> {
-        let mut outcome = self.memory.retry().map(drop);
+        let mut outcome = self.retry().map(drop);
         self.extents.end_of_execution();
         self.mappings.end_of_execution();
         while let Some(slot) = self.mappings.stale(self.options.mapping_age) {
@@ -507,7 +526,7 @@ impl Manager for Pool {
         Stats {
             largest_free_run: u64::from(self.extents.longest()) * GRAIN,
             cached_mappings: self.mappings.idle() as u64,
-            ..self.memory.account().stats()
+            ..self.memory.stats()
         }
     }
 
@@ -516,18 +535,27 @@ impl Manager for Pool {
     }
 
     fn check_invariants(&self) {
-        self.memory.check_invariants();
-        self.extents.check_invariants();
-        let usage = self.usage();
         let heaps: u64 = self.heaps.within(0, u32::MAX).map(|h| u64::from(h.len) * GRAIN).sum();
-        let left: u64 = self.memory.leftovers().iter().filter_map(|r| r.release).map(|(_, b)| b).sum();
-        assert_eq!(usage.held, heaps + left, "bytes counted held and bytes of heaps and leftovers");
+        self.memory.check_invariants(heaps);
+        self.extents.check_invariants();
+        let stats = self.stats();
+        let usage = stats.usage;
         let used = heaps - self.extents.free_grains() * GRAIN;
         assert!(
             usage.live <= used && used < usage.live + GRAIN * (self.extents.blocks() + 1),
             "bytes in use"
         );
-        assert_eq!(self.stats().blocks, self.extents.blocks(), "blocks counted and blocks known");
+        assert_eq!(stats.blocks, self.extents.blocks(), "blocks counted and blocks known");
+        let lost = self.extents.lost();
+        assert!(lost.iter().all(|&start| self.stuck(start)), "a home is out of use that the device let go");
+        if self.kind == Kind::Placed {
+            let homes = stats.heaps as usize;
+            assert!(
+                self.regions.len() <= homes + lost.len(),
+                "{} ranges for {homes} heaps",
+                self.regions.len()
+            );
+        }
     }
 }
 

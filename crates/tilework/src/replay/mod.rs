@@ -16,6 +16,8 @@ mod watch;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod toy;
 
 use std::time::{Duration, Instant};
 

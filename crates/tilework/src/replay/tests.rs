@@ -1,9 +1,9 @@
 use serde_json::json;
 
+use super::toy::Toy;
 use super::*;
 use crate::manager::Stream;
 use crate::record::Recorder;
-use crate::toy::Toy;
 use crate::trace::{Event, Op};
 
 fn trace(lines: &[(Op, u64, u64)]) -> Trace {

@@ -51,7 +51,7 @@ fn a_mapping_goes_back_before_the_heaps_under_it() {
         assert_eq!(memory.give_back(home), Ok(0));
     }
     assert_eq!(memory.leftovers().len(), 3);
-    memory.check_invariants();
+    memory.check_invariants(0);
     assert_eq!(memory.retry(), Ok(4 * MIB));
     assert_eq!(memory.device().held_bytes(), Ok(0));
     assert_eq!(memory.account().usage().reserved, 0);
