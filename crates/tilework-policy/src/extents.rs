@@ -38,7 +38,7 @@ enum Kind {
 
 /// A run. The runs of a region cover it without gaps; no two neighbours are both free or both void.
 ///
-/// `a` and `b` serve the kind: list neighbours of a short free run; for a head `a` is its entry in
+/// `a` and `b` serve the kind: list neighbours of a short free run and children of a long one; for a head `a` is its entry in
 /// `parts` (`NIL` unless stitched) and `b` the operation it was born at; for a spare node `a` is the next
 /// spare.
 ///
@@ -56,6 +56,15 @@ pub(crate) struct Extent {
     /// Bytes of the last grain that were not requested, below [`GRAIN`](crate::GRAIN).
     slack: u16,
     kind: Kind,
+}
+
+#[cfg(test)]
+impl Extent {
+    /// A free run without neighbours, for tests of what finds runs.
+    pub(crate) fn free(start: u32, len: u32) -> Extent {
+        let (prev, next, a, b) = (NIL, NIL, NIL, NIL);
+        Extent { start, len, prev, next, a, b, generation: 1, slack: 0, kind: Kind::Free }
+    }
 }
 
 /// The name of a block: a node and the generation it was made in. Never given to a second block: a node
@@ -344,13 +353,13 @@ impl Extents {
             self.runs.remove(&mut self.nodes, node);
             node
         } else if high {
-            self.runs.resize(&mut self.nodes, node, whole - len);
+            let start = self.nodes[node as usize].start;
+            self.runs.reshape(&mut self.nodes, node, start, whole - len);
             self.append(node, len)
         } else {
-            self.runs.remove(&mut self.nodes, node);
-            let low = self.split(node, len);
-            self.runs.insert(&mut self.nodes, node);
-            low
+            let start = self.nodes[node as usize].start + len;
+            self.runs.reshape(&mut self.nodes, node, start, whole - len);
+            self.prepend(node, len)
         };
         self.free -= u64::from(len);
         Some(self.adopt(used, bytes, len, NIL))
@@ -476,7 +485,7 @@ impl Extents {
 
     /// Long free runs as (length, position), the longest first.
     pub(crate) fn longest_first(&self) -> impl Iterator<Item = (u32, u32)> {
-        self.runs.longest_first()
+        self.runs.longest_first(&self.nodes)
     }
 
     #[inline]
@@ -487,7 +496,7 @@ impl Extents {
         if self.lifetimes.long_lived(len) {
             self.runs.lowest_long(len).map(|node| (node, false))
         } else {
-            self.runs.smallest_long(len).map(|node| (node, true))
+            self.runs.smallest_long(&self.nodes, len).map(|node| (node, true))
         }
     }
 
@@ -531,22 +540,30 @@ impl Extents {
     /// Makes a run free and merges it with free neighbours.
     #[inline]
     fn release(&mut self, node: u32) {
-        self.free += u64::from(self.nodes[node as usize].len);
-        let Extent { prev, next, mut len, .. } = self.nodes[node as usize];
-        if next != NIL && self.nodes[next as usize].kind == Kind::Free {
-            self.runs.remove(&mut self.nodes, next);
-            len += self.nodes[next as usize].len;
-            self.discard(next);
+        let Extent { start, mut len, prev, next, .. } = self.nodes[node as usize];
+        self.free += u64::from(len);
+        let free = |at: u32| at != NIL && self.nodes[at as usize].kind == Kind::Free;
+        match (free(prev), free(next)) {
+            (false, false) => {
+                self.nodes[node as usize].kind = Kind::Free;
+                self.runs.insert(&mut self.nodes, node);
+            }
+            (false, true) => {
+                self.discard(node);
+                len += self.nodes[next as usize].len;
+                self.runs.reshape(&mut self.nodes, next, start, len);
+            }
+            (true, above) => {
+                let Extent { start, len: below, .. } = self.nodes[prev as usize];
+                if above {
+                    self.runs.remove(&mut self.nodes, next);
+                    len += self.nodes[next as usize].len;
+                    self.discard(next);
+                }
+                self.discard(node);
+                self.runs.reshape(&mut self.nodes, prev, start, below + len);
+            }
         }
-        if prev != NIL && self.nodes[prev as usize].kind == Kind::Free {
-            self.discard(node);
-            len += self.nodes[prev as usize].len;
-            self.runs.resize(&mut self.nodes, prev, len);
-            return;
-        }
-        let extent = &mut self.nodes[node as usize];
-        (extent.kind, extent.len) = (Kind::Free, len);
-        self.runs.insert(&mut self.nodes, node);
     }
 
     /// Makes a run void and merges it with void neighbours.
@@ -570,14 +587,19 @@ impl Extents {
 
     /// Splits the first `len` grains off a run that is in no index, as a node of the same kind. `node`
     /// keeps the rest.
-    #[inline]
     fn split(&mut self, node: u32, len: u32) -> u32 {
-        let Extent { start, len: whole, prev, kind, .. } = self.nodes[node as usize];
-        let low = self.node(start, len, kind);
         let upper = &mut self.nodes[node as usize];
-        upper.start = start + len;
-        upper.len = whole - len;
-        upper.prev = low;
+        upper.start += len;
+        upper.len -= len;
+        self.prepend(node, len)
+    }
+
+    /// Puts a node for `len` grains before a run that was shortened by as much.
+    #[inline]
+    fn prepend(&mut self, node: u32, len: u32) -> u32 {
+        let Extent { start, prev, kind, .. } = self.nodes[node as usize];
+        let low = self.node(start - len, len, kind);
+        self.nodes[node as usize].prev = low;
         let lower = &mut self.nodes[low as usize];
         lower.prev = prev;
         lower.next = node;

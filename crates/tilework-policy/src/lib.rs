@@ -25,6 +25,8 @@
 //! randomness takes part in a decision.
 #![forbid(unsafe_code)]
 
+mod bits;
+mod by_length;
 mod extents;
 mod growth;
 mod heaps;

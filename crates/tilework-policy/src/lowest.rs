@@ -3,77 +3,111 @@
 const FANOUT: usize = 16;
 
 /// A tree of maxima over granules of home space. A leaf holds the length of the long run that starts
-/// in its granule, zero where none does; a node holds the greatest of its sixteen children. Both
-/// operations touch one node a level: O(log granules), a cache line each.
+/// in its granule, zero where none does; an entry further up holds the greatest of the sixteen below it.
+/// Every operation touches one node a level: O(log granules), a cache line each.
 ///
 /// A long run is at least one granule long and two free runs never touch, so no two start in the
 /// same granule.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Lowest {
-    levels: Vec<Vec<u32>>,
+    /// The root, then the sixteen nodes below it, and so on. Node `n` is summed up by entry `(n - 1) % 16`
+    /// of node `(n - 1) / 16`.
+    nodes: Vec<[u32; FANOUT]>,
+    /// The node with the first leaves.
+    first: usize,
 }
 
 impl Lowest {
     /// Sets the length of the run that starts in `granule`; zero when none does any more.
+    #[inline]
     pub(crate) fn set(&mut self, granule: usize, len: u32) {
-        if self.levels.first().is_none_or(|leaves| granule >= leaves.len()) {
-            self.grow(granule + 1);
+        self.reach(granule);
+        let node = self.first + granule / FANOUT;
+        let before = std::mem::replace(&mut self.nodes[node][granule % FANOUT], len);
+        self.rise(node, before, len);
+    }
+
+    /// The run that starts in `from` starts in `to` from now on and has another length.
+    #[inline]
+    pub(crate) fn shift(&mut self, from: usize, to: usize, len: u32) {
+        if from / FANOUT != to / FANOUT {
+            self.set(from, 0);
+            self.set(to, len);
+            return;
         }
-        let mut at = granule;
-        let mut before = std::mem::replace(&mut self.levels[0][at], len);
-        let mut now = len;
-        for level in 1..self.levels.len() {
-            let (children, parents) = self.levels.split_at_mut(level);
-            let parent = &mut parents[0][at / FANOUT];
-            if now < before {
-                if before < *parent {
-                    return; // another child is the greatest
-                }
-                let first = at / FANOUT * FANOUT;
-                now = greatest(&children[level - 1][first..first + FANOUT]);
-            } else if now <= *parent {
+        let node = self.first + from / FANOUT;
+        let leaves = &mut self.nodes[node];
+        let before = std::mem::take(&mut leaves[from % FANOUT]);
+        leaves[to % FANOUT] = len;
+        self.rise(node, before, len);
+    }
+
+    /// Brings what stands above `node` up to date, one of whose entries was `before` and is `now`.
+    #[inline]
+    fn rise(&mut self, mut node: usize, mut before: u32, mut now: u32) {
+        while node > 0 {
+            let (parent, entry) = ((node - 1) / FANOUT, (node - 1) % FANOUT);
+            let max = self.nodes[parent][entry];
+            let max_now = if now >= before {
+                now.max(max)
+            } else if before < max {
+                max // another entry is the greatest
+            } else {
+                greatest(&self.nodes[node])
+            };
+            if max_now == max {
                 return;
             }
-            before = std::mem::replace(parent, now);
-            at /= FANOUT;
+            self.nodes[parent][entry] = max_now;
+            (node, before, now) = (parent, max, max_now);
         }
     }
 
     /// The lowest granule in which a run of at least `len` starts. `len` must not be zero.
+    #[inline]
     pub(crate) fn find(&self, len: u32) -> Option<usize> {
-        let mut at = 0;
-        for level in self.levels.iter().rev() {
-            at += level[at..at + FANOUT].iter().position(|&max| max >= len)?;
-            at *= FANOUT;
+        let mut node = 0;
+        while let Some(entries) = self.nodes.get(node) {
+            let entry = entries.iter().position(|&max| max >= len)?;
+            node = node * FANOUT + entry + 1;
         }
-        self.levels.first().map(|_| at / FANOUT)
+        // Where the node would stand that has no place any more is where the leaf is.
+        node.checked_sub(self.first * FANOUT + 1)
     }
 
-    fn grow(&mut self, granules: usize) {
-        let mut len = granules.next_power_of_two().next_multiple_of(FANOUT);
-        let mut depth = 0;
-        loop {
-            if self.levels.len() == depth {
-                self.levels.push(Vec::new());
-            }
-            self.levels[depth].resize(len, 0);
-            depth += 1;
-            if len == FANOUT {
-                break;
-            }
-            len = (len / FANOUT).next_multiple_of(FANOUT);
+    /// The length of the run that starts in `granule`.
+    pub(crate) fn len_at(&self, granule: usize) -> u32 {
+        self.nodes.get(self.first + granule / FANOUT).map_or(0, |leaves| leaves[granule % FANOUT])
+    }
+
+    #[inline]
+    fn reach(&mut self, granule: usize) {
+        if self.first + granule / FANOUT >= self.nodes.len() {
+            self.grow(granule / FANOUT + 1);
         }
-        for level in 1..self.levels.len() {
-            for at in 0..self.levels[level - 1].len() / FANOUT {
-                let first = at * FANOUT;
-                self.levels[level][at] = greatest(&self.levels[level - 1][first..first + FANOUT]);
-            }
+    }
+
+    /// Makes room for leaves in that many nodes.
+    #[cold]
+    fn grow(&mut self, nodes: usize) {
+        let leaves = self.nodes.split_off(self.first.min(self.nodes.len()));
+        let (mut first, mut level) = (0, 1);
+        while level < nodes {
+            (first, level) = (first + level, level * FANOUT);
+        }
+        self.first = first;
+        self.nodes.clear();
+        self.nodes.resize(first, [0; FANOUT]);
+        self.nodes.extend(leaves);
+        self.nodes.resize(first + nodes.next_power_of_two(), [0; FANOUT]);
+        for node in (1..self.nodes.len()).rev() {
+            self.nodes[(node - 1) / FANOUT][(node - 1) % FANOUT] = greatest(&self.nodes[node]);
         }
     }
 }
 
-fn greatest(children: &[u32]) -> u32 {
-    children.iter().copied().fold(0, u32::max)
+fn greatest(entries: &[u32; FANOUT]) -> u32 {
+    entries.iter().copied().fold(0, u32::max)
 }
 
 #[cfg(test)]
@@ -84,13 +118,28 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_a_plain_search(sets in prop::collection::vec((0usize..5000, 0u32..50), 1..200), want in 1u32..60) {
+        fn agrees_with_a_plain_search(
+            changes in prop::collection::vec((0usize..5000, prop::option::of(0usize..40), 0u32..50), 1..200),
+            want in 1u32..60,
+        ) {
             let mut tree = Lowest::default();
             let mut plain = vec![0; 5000];
-            for (granule, len) in sets {
-                tree.set(granule, len);
-                plain[granule] = len;
-                prop_assert_eq!(tree.find(want), plain.iter().position(|&l| l >= want));
+            for (granule, further, len) in changes {
+                match further.map(|by| (granule + by).min(4999)) {
+                    Some(to) if plain[granule] > 0 && (to == granule || plain[to] == 0) => {
+                        tree.shift(granule, to, len);
+                        plain[granule] = 0;
+                        plain[to] = len;
+                    }
+                    _ => {
+                        tree.set(granule, len);
+                        plain[granule] = len;
+                    }
+                }
+                prop_assert_eq!(tree.len_at(granule), plain[granule]);
+                for want in [want, len.max(1), len + 1] {
+                    prop_assert_eq!(tree.find(want), plain.iter().position(|&l| l >= want));
+                }
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Free runs by length: the smallest that fits.
 
-use std::collections::BTreeSet;
-
+use crate::bits::Bits;
+use crate::by_length::ByLength;
 use crate::extents::{Extent, NIL};
 use crate::lowest::Lowest;
 
@@ -12,16 +12,14 @@ const WORDS: usize = LONG_RUN as usize / 64;
 
 /// Free runs, found by length.
 ///
-/// A short run hangs in the list of its exact length: bit `len` of `filled` is set iff `lists[len]` is
-/// not empty, and bit `w` of `summary` iff word `w` of `filled` is not zero, so the smallest fit is two
-/// bit scans away. A long run stands in `long`, ordered by length and then by position, and in `lowest`,
-/// ordered by position. Long runs are few: there is at most one to a mebibyte of free memory.
+/// A short run hangs in the list of its exact length, and `filled` says which lists are not empty. A long
+/// run stands in `long`, ordered by length, and in `lowest`, ordered by position. Long runs are few: there is
+/// at most one to a mebibyte of free memory.
 #[derive(Debug, Clone)]
 pub(crate) struct Runs {
     lists: Vec<u32>,
-    filled: [u64; WORDS],
-    summary: u32,
-    long: BTreeSet<u64>,
+    filled: Bits<WORDS>,
+    long: ByLength,
     lowest: Lowest,
     /// The extent whose long run starts in a granule of [`LONG_RUN`] grains.
     starts: Vec<u32>,
@@ -31,9 +29,8 @@ impl Runs {
     pub(crate) fn new() -> Runs {
         Runs {
             lists: vec![NIL; LONG_RUN as usize],
-            filled: [0; WORDS],
-            summary: 0,
-            long: BTreeSet::new(),
+            filled: Bits::new(),
+            long: ByLength::new(),
             lowest: Lowest::default(),
             starts: Vec::new(),
         }
@@ -42,26 +39,13 @@ impl Runs {
     /// The smallest short run of at least `len`. LIFO among equals.
     #[inline]
     pub(crate) fn smallest_short(&self, len: u32) -> Option<u32> {
-        if len >= LONG_RUN {
-            return None;
-        }
-        let (word, bit) = (len as usize / 64, len % 64);
-        let here = self.filled[word] & (!0 << bit);
-        if here != 0 {
-            return Some(self.lists[word * 64 + here.trailing_zeros() as usize]);
-        }
-        let above = self.summary & (!0u32).checked_shl(word as u32 + 1).unwrap_or(0);
-        if above == 0 {
-            return None;
-        }
-        let word = above.trailing_zeros() as usize;
-        Some(self.lists[word * 64 + self.filled[word].trailing_zeros() as usize])
+        self.filled.at_least(len as usize).map(|len| self.lists[len])
     }
 
     /// The smallest long run of at least `len`. The lowest among equals.
     #[inline]
-    pub(crate) fn smallest_long(&self, len: u32) -> Option<u32> {
-        self.long.range(key(len, 0)..).next().map(|&key| self.long_at(key as u32))
+    pub(crate) fn smallest_long(&self, extents: &[Extent], len: u32) -> Option<u32> {
+        self.long.at_least(extents, len.max(LONG_RUN), 0)
     }
 
     /// The lowest long run of at least `len`.
@@ -71,13 +55,18 @@ impl Runs {
     }
 
     /// Every long run as (length, position), the longest first.
-    pub(crate) fn longest_first(&self) -> impl Iterator<Item = (u32, u32)> {
-        self.long.iter().rev().map(|&key| ((key >> 32) as u32, key as u32))
+    pub(crate) fn longest_first(&self, extents: &[Extent]) -> impl Iterator<Item = (u32, u32)> {
+        let below = |(len, start)| {
+            self.long
+                .below(extents, len, start)
+                .map(|at| (extents[at as usize].len, extents[at as usize].start))
+        };
+        std::iter::successors(below((u32::MAX, u32::MAX)), move |&run| below(run))
     }
 
     /// The long run that starts at `start`.
     pub(crate) fn long_at(&self, start: u32) -> u32 {
-        self.starts[(start / LONG_RUN) as usize]
+        self.starts[granule(start)]
     }
 
     /// Every run of at least `len`.
@@ -86,40 +75,38 @@ impl Runs {
         let short = lists.iter().filter(|&&head| head != NIL).flat_map(|&head| {
             std::iter::successors(Some(head), |&at| Some(extents[at as usize].b).filter(|&next| next != NIL))
         });
-        short.chain(self.long.range(key(len, 0)..).map(|&key| self.long_at(key as u32)))
+        let long = std::iter::successors(self.smallest_long(extents, len), |&at| {
+            let Extent { start, len, .. } = extents[at as usize];
+            self.long.at_least(extents, len, start + 1)
+        });
+        short.chain(long)
     }
 
     #[inline]
     pub(crate) fn insert(&mut self, extents: &mut [Extent], at: u32) {
         let Extent { start, len, .. } = extents[at as usize];
         if len >= LONG_RUN {
-            self.long.insert(key(len, start));
-            let granule = (start / LONG_RUN) as usize;
-            if granule >= self.starts.len() {
-                self.starts.resize((granule + 1).next_power_of_two(), NIL);
-            }
-            self.starts[granule] = at;
-            self.lowest.set(granule, len);
+            self.long.insert(extents, at);
+            self.lowest.set(granule(start), len);
+            self.starts_at(start, at);
             return;
         }
-        let list = &mut self.lists[len as usize];
-        let head = *list;
-        *list = at;
-        if head != NIL {
+        let head = std::mem::replace(&mut self.lists[len as usize], at);
+        if head == NIL {
+            self.filled.insert(len as usize);
+        } else {
             extents[head as usize].a = at;
         }
         extents[at as usize].a = NIL;
         extents[at as usize].b = head;
-        self.filled[len as usize / 64] |= 1 << (len % 64);
-        self.summary |= 1 << (len / 64);
     }
 
     #[inline]
     pub(crate) fn remove(&mut self, extents: &mut [Extent], at: u32) {
         let Extent { start, len, a: before, b: after, .. } = extents[at as usize];
         if len >= LONG_RUN {
-            self.long.remove(&key(len, start));
-            self.lowest.set((start / LONG_RUN) as usize, 0);
+            self.long.remove(extents, at);
+            self.lowest.set(granule(start), 0);
             return;
         }
         if after != NIL {
@@ -131,35 +118,40 @@ impl Runs {
         }
         self.lists[len as usize] = after;
         if after == NIL {
-            let word = &mut self.filled[len as usize / 64];
-            *word &= !(1 << (len % 64));
-            if *word == 0 {
-                self.summary &= !(1 << (len / 64));
-            }
+            self.filled.remove(len as usize);
         }
     }
 
-    /// Changes the length of a run that keeps its start.
+    /// Gives a run another position and length.
     #[inline]
-    pub(crate) fn resize(&mut self, extents: &mut [Extent], at: u32, len: u32) {
-        let Extent { start, len: before, .. } = extents[at as usize];
+    pub(crate) fn reshape(&mut self, extents: &mut [Extent], at: u32, start: u32, len: u32) {
+        let Extent { start: from, len: before, .. } = extents[at as usize];
         if before < LONG_RUN || len < LONG_RUN {
             self.remove(extents, at);
-            extents[at as usize].len = len;
+            (extents[at as usize].start, extents[at as usize].len) = (start, len);
             self.insert(extents, at);
             return;
         }
-        self.long.remove(&key(before, start));
-        self.long.insert(key(len, start));
-        extents[at as usize].len = len;
-        self.lowest.set((start / LONG_RUN) as usize, len);
+        self.long.reshape(extents, at, start, len);
+        self.lowest.shift(granule(from), granule(start), len);
+        self.starts_at(start, at);
+    }
+
+    #[inline]
+    fn starts_at(&mut self, start: u32, at: u32) {
+        let granule = granule(start);
+        if granule >= self.starts.len() {
+            self.starts.resize((granule + 1).next_power_of_two(), NIL);
+        }
+        self.starts[granule] = at;
     }
 
     /// Whether the run at `at` can be found here. For tests.
     pub(crate) fn contains(&self, extents: &[Extent], at: u32) -> bool {
         let Extent { start, len, .. } = extents[at as usize];
         if len >= LONG_RUN {
-            return self.long.contains(&key(len, start)) && self.starts[(start / LONG_RUN) as usize] == at;
+            let lowest = self.lowest.len_at(granule(start)) == len && self.long_at(start) == at;
+            return lowest && self.long.at_least(extents, len, start) == Some(at);
         }
         let mut next = self.lists[len as usize];
         while next != NIL && next != at {
@@ -169,7 +161,7 @@ impl Runs {
     }
 }
 
-/// A long run as one number, ordered by length and then by position.
-fn key(len: u32, start: u32) -> u64 {
-    u64::from(len) << 32 | u64::from(start)
+#[inline]
+fn granule(start: u32) -> usize {
+    (start / LONG_RUN) as usize
 }
