@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::heaps::Heap;
+use crate::heaps::{Heap, Serial};
 use crate::intervals::Intervals;
 use crate::lifetimes::Lifetimes;
-use crate::runs::Runs;
+use crate::runs::{LONG_RUN, Runs};
 use crate::stitch::Piece;
 use crate::{MAX_GRAINS, grains};
 
@@ -16,6 +16,9 @@ const RETIRED: u32 = u32::MAX;
 
 /// Regions start at multiples of this, grains (2 MiB).
 const ALIGN: u32 = 4096;
+
+/// A request nearly fills a run when what is left is at most this part of it.
+const NEARLY: u32 = 4;
 
 /// What a run is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,9 +169,9 @@ pub struct Extents {
     spare_parts: Vec<u32>,
     lifetimes: Lifetimes,
     operations: u32,
-    /// Closed heaps by serial number.
-    closed: BTreeMap<u64, Closed>,
-    closed_by_len: BTreeSet<(u32, u64)>,
+    /// Closed heaps by when they were created.
+    closed: BTreeMap<Serial, Closed>,
+    closed_by_len: BTreeSet<(u32, Serial)>,
     execution: u32,
     free: u64,
     blocks: u64,
@@ -295,29 +298,32 @@ impl Extents {
         })
     }
 
-    /// Opens closed heaps, the first created first, until at least `len` grains were opened. Returns how
-    /// many were.
+    /// Opens closed heaps, the first created first, until at least `len` grains were opened. What was created
+    /// together is opened together, so that memory comes back in the portions in which it first came.
+    /// Returns how many grains were opened.
     pub fn open(&mut self, len: u32) -> u64 {
         let mut opened = 0;
-        while opened < u64::from(len)
-            && let Some((&serial, &Closed { len, .. })) = self.closed.first_key_value()
+        let mut last = None;
+        while let Some((&serial, &Closed { len: heap_len, .. })) = self.closed.first_key_value()
+            && (opened < u64::from(len) || last == Some(serial.growth))
         {
             self.open_one(serial);
-            opened += u64::from(len);
+            opened += u64::from(heap_len);
+            last = Some(serial.growth);
         }
         opened
     }
 
     /// Opens the smallest closed heap of at least `len` grains, if there is one.
     pub fn open_fitting(&mut self, len: u32) -> bool {
-        let found = self.closed_by_len.range((len, 0)..).next().copied();
+        let found = self.closed_by_len.range((len, Serial::FIRST)..).next().copied();
         found.is_some_and(|(_, serial)| {
             self.open_one(serial);
             true
         })
     }
 
-    fn open_one(&mut self, serial: u64) {
+    fn open_one(&mut self, serial: Serial) {
         let Closed { node, len, .. } = self.closed.remove(&serial).expect("a closed heap");
         self.closed_by_len.remove(&(len, serial));
         self.release(node);
@@ -342,27 +348,40 @@ impl Extents {
 
     /// Places `bytes` in one run, or says that no run is long enough.
     ///
-    /// Small requests fill the smallest short run that fits, else the low end of the lowest long one; so
-    /// do long-lived ones. Transient requests take the high end of the smallest run that fits.
+    /// Small requests fill the smallest short run that fits. Long-lived ones, and small ones that none fits,
+    /// take the low end of the smallest long run if they nearly fill it, else of the lowest one. Transient
+    /// requests take the high end of the smallest run that fits.
     #[inline]
     pub fn alloc(&mut self, bytes: u64) -> Option<Place> {
         let len = u32::try_from(grains(bytes)).ok()?;
         let (node, high) = self.fit(len)?;
-        let whole = self.nodes[node as usize].len;
+        Some(self.carve(node, bytes, len, high))
+    }
+
+    /// Places `bytes` like [`alloc`](Extents::alloc), right after the memory that lacked for it was added,
+    /// and always at the low end: what is left over lies at the high end, where what is added next joins
+    /// it. At the low end it would stay behind, once for every growth.
+    pub fn alloc_in_added(&mut self, bytes: u64) -> Option<Place> {
+        let len = u32::try_from(grains(bytes)).ok()?;
+        let (node, _) = self.fit(len)?;
+        Some(self.carve(node, bytes, len, false))
+    }
+
+    #[inline]
+    fn carve(&mut self, node: u32, bytes: u64, len: u32, high: bool) -> Place {
+        let Extent { start, len: whole, .. } = self.nodes[node as usize];
         let used = if whole == len {
             self.runs.remove(&mut self.nodes, node);
             node
         } else if high {
-            let start = self.nodes[node as usize].start;
             self.runs.reshape(&mut self.nodes, node, start, whole - len);
             self.append(node, len)
         } else {
-            let start = self.nodes[node as usize].start + len;
-            self.runs.reshape(&mut self.nodes, node, start, whole - len);
+            self.runs.reshape(&mut self.nodes, node, start + len, whole - len);
             self.prepend(node, len)
         };
         self.free -= u64::from(len);
-        Some(self.adopt(used, bytes, len, NIL))
+        self.adopt(used, bytes, len, NIL)
     }
 
     /// Places `bytes` in `pieces`, free and disjoint, as one block, and notes `tag` with it.
@@ -483,6 +502,11 @@ impl Extents {
         runs
     }
 
+    /// How many free runs of a mebibyte and more there are.
+    pub fn holes(&self) -> u32 {
+        self.runs.long_runs()
+    }
+
     /// Long free runs as (length, position), the longest first.
     pub(crate) fn longest_first(&self) -> impl Iterator<Item = (u32, u32)> {
         self.runs.longest_first(&self.nodes)
@@ -493,11 +517,14 @@ impl Extents {
         if let Some(node) = self.runs.smallest_short(len) {
             return Some((node, false));
         }
-        if self.lifetimes.long_lived(len) {
-            self.runs.lowest_long(len).map(|node| (node, false))
-        } else {
-            self.runs.smallest_long(&self.nodes, len).map(|node| (node, true))
+        let smallest = self.runs.smallest_long(&self.nodes, len)?;
+        if !self.lifetimes.long_lived(len) {
+            return Some((smallest, true));
         }
+        if self.nodes[smallest as usize].len - len <= len / NEARLY {
+            return Some((smallest, false));
+        }
+        self.runs.lowest_long(len).map(|node| (node, false))
     }
 
     #[inline]
@@ -719,6 +746,8 @@ impl Extents {
         assert_eq!(closed, self.closed_by_len.len(), "closed heaps by length");
         assert_eq!(lost, self.lost.len(), "lost runs counted");
         assert_eq!(listed, self.runs.at_least(&self.nodes, 1).count(), "free runs listed");
+        let holes = self.runs.at_least(&self.nodes, LONG_RUN).count();
+        assert_eq!(holes, self.holes() as usize, "long free runs counted");
     }
 }
 

@@ -11,6 +11,20 @@ pub enum Cut {
     Heaps,
 }
 
+/// When a heap was created: by which growth, and as which of its heaps. Heaps are ordered by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Serial {
+    /// The growth, counted from 0.
+    pub growth: u64,
+    /// Which of its heaps, counted from 0.
+    pub part: u32,
+}
+
+impl Serial {
+    /// That of the first heap of all.
+    pub(crate) const FIRST: Serial = Serial { growth: 0, part: 0 };
+}
+
 /// A heap's place in home space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heap {
@@ -20,8 +34,8 @@ pub struct Heap {
     pub len: u32,
     /// The device's name for it.
     pub id: u64,
-    /// Its number in the order of creation.
-    pub serial: u64,
+    /// When it was created.
+    pub serial: Serial,
 }
 
 impl Heap {
@@ -105,7 +119,7 @@ mod tests {
     fn heaps(cut: Cut) -> Heaps {
         let mut heaps = Heaps::new(cut);
         for (start, len, id) in [(0, 100, 1), (100, 50, 2), (200, 8, 3)] {
-            heaps.insert(Heap { start, len, id, serial: id });
+            heaps.insert(Heap { start, len, id, serial: Serial { growth: id, part: 0 } });
         }
         heaps
     }

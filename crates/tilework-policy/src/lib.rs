@@ -41,7 +41,7 @@ pub mod testing;
 
 pub use extents::{Extents, FreeError, FreeRun, Freed, Place, Slot, Void};
 pub use growth::Growth;
-pub use heaps::{Cut, Heap, Heaps};
+pub use heaps::{Cut, Heap, Heaps, Serial};
 pub use lifetimes::Lifetimes;
 pub use mappings::{Cover, Mapping, MappingSlot, Mappings};
 pub use stitch::{Piece, compose};

@@ -6,8 +6,8 @@ const SMALL: u32 = 2048;
 
 /// A block that outlives this many operations is long-lived. One pass of a network makes hundreds to
 /// thousands of operations, so its activations stay below and its weights and states above.
-/// Half and treble the value place the recorded workloads alike.
-const LONG: u32 = 2048;
+/// Half the value and double place most of the recorded workloads alike.
+const LONG: u32 = 8192;
 
 /// A length never seen before counts as transient beyond this one, grains (64 MiB), and as long-lived up to
 /// it: weights and states come in many moderate blocks, activations in few large ones.

@@ -23,6 +23,7 @@ pub(crate) struct Runs {
     lowest: Lowest,
     /// The extent whose long run starts in a granule of [`LONG_RUN`] grains.
     starts: Vec<u32>,
+    long_runs: u32,
 }
 
 impl Runs {
@@ -33,6 +34,7 @@ impl Runs {
             long: ByLength::new(),
             lowest: Lowest::default(),
             starts: Vec::new(),
+            long_runs: 0,
         }
     }
 
@@ -64,6 +66,11 @@ impl Runs {
         std::iter::successors(below((u32::MAX, u32::MAX)), move |&run| below(run))
     }
 
+    /// How many long runs there are.
+    pub(crate) fn long_runs(&self) -> u32 {
+        self.long_runs
+    }
+
     /// The long run that starts at `start`.
     pub(crate) fn long_at(&self, start: u32) -> u32 {
         self.starts[granule(start)]
@@ -86,6 +93,7 @@ impl Runs {
     pub(crate) fn insert(&mut self, extents: &mut [Extent], at: u32) {
         let Extent { start, len, .. } = extents[at as usize];
         if len >= LONG_RUN {
+            self.long_runs += 1;
             self.long.insert(extents, at);
             self.lowest.set(granule(start), len);
             self.starts_at(start, at);
@@ -105,6 +113,7 @@ impl Runs {
     pub(crate) fn remove(&mut self, extents: &mut [Extent], at: u32) {
         let Extent { start, len, a: before, b: after, .. } = extents[at as usize];
         if len >= LONG_RUN {
+            self.long_runs -= 1;
             self.long.remove(extents, at);
             self.lowest.set(granule(start), 0);
             return;

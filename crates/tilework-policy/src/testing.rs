@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Cut, Extents, FreeError, Heap, Heaps, Piece, Slot, compose, grains};
+use crate::{Cut, Extents, FreeError, Heap, Heaps, Piece, Serial, Slot, compose, grains};
 
 /// The region that everything happens in, grains.
 const REGION: u32 = 1 << 28;
@@ -141,7 +141,12 @@ impl Shadow {
         let (mut start, end) = (void.start, void.start + len);
         while start < end {
             let len = (HEAP << (self.made % 4)).min(end - start);
-            self.heaps.insert(Heap { start, len, id: self.made, serial: self.made });
+            self.heaps.insert(Heap {
+                start,
+                len,
+                id: self.made,
+                serial: Serial { growth: self.made, part: 0 },
+            });
             self.made += 1;
             start += len;
         }

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::testing::{Op, run};
-use crate::{Cut, GRAIN};
+use crate::{Cut, GRAIN, Heap, Serial};
 
 const MIB: u32 = 2048;
 
@@ -53,6 +53,41 @@ fn long_lived_blocks_go_low_and_transient_ones_high() {
     // A length that was freed soon counts as transient from then on.
     assert_eq!(extents.alloc(8 << 20).unwrap().start, 248 * MIB);
     assert_eq!(extents.longest(), 248 * MIB);
+}
+
+#[test]
+fn what_added_memory_leaves_over_lies_at_its_end() {
+    let mut extents = space(256 * MIB);
+    assert_eq!(extents.alloc_in_added(100 << 20).unwrap().start, 0, "transient, and yet at the low end");
+    assert_eq!(extents.alloc_in_added(100 << 20).unwrap().start, 100 * MIB);
+    assert_eq!(extents.longest(), 56 * MIB);
+}
+
+#[test]
+fn a_long_lived_block_takes_the_hole_it_nearly_fills() {
+    let mut extents = space(256 * MIB);
+    let [wide, _, narrow, _] = [20, 4, 10, 4].map(|mib| extents.alloc(mib << 20).unwrap());
+    extents.free(wide.slot).unwrap();
+    extents.free(narrow.slot).unwrap();
+    assert_eq!(extents.alloc(9 << 20).unwrap().start, narrow.start);
+    assert_eq!(extents.alloc(6 << 20).unwrap().start, wide.start, "the lowest, when none is nearly filled");
+}
+
+#[test]
+fn what_was_created_together_opens_together() {
+    let mut extents = space(16 * MIB);
+    let growths = [0, 0, 0, 1];
+    for (at, growth) in growths.into_iter().enumerate().rev() {
+        let run = extents.free_runs(1)[0];
+        let part = at as u32;
+        let heap =
+            Heap { start: part * 4 * MIB, len: 4 * MIB, id: at as u64, serial: Serial { growth, part } };
+        extents.close(run, &heap);
+    }
+    assert_eq!(extents.open(1), u64::from(12 * MIB));
+    assert_eq!(extents.open(1), u64::from(4 * MIB));
+    assert_eq!(extents.open(1), 0);
+    extents.check_invariants();
 }
 
 #[test]

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 
 use tilework_policy::{
     Cover, Cut, Extents, FreeError, GRAIN, Growth, Heap, Heaps, MAX_GRAINS, Mapping, MappingSlot, Mappings,
-    Piece, Place, Slot, compose, grains,
+    Piece, Place, Serial, Slot, compose, grains,
 };
 
 use crate::device::{Bind, Device, DeviceError, HeapId, Range, RangeId};
@@ -56,8 +56,8 @@ pub struct Pool {
     options: Options,
     tile: u32,
     growth: Growth,
-    /// Heaps created so far.
-    serial: u64,
+    /// How often it has grown.
+    growths: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,7 +104,7 @@ impl Pool {
             options,
             tile,
             growth: Growth::new(tile, grains(options.heap_bytes).min(MAX_GRAINS) as u32, cut),
-            serial: 0,
+            growths: 0,
         }
     }
 
@@ -159,7 +159,7 @@ impl Pool {
             if !self.open(lacks) {
                 self.grow(bytes, lacks, grown)?;
             }
-            if let Some(place) = self.extents.alloc(bytes) {
+            if let Some(place) = self.extents.alloc_in_added(bytes) {
                 return Ok(self.home_block(place, bytes));
             }
         }
@@ -180,17 +180,15 @@ impl Pool {
         let long_lived = self.extents.long_lived(bytes);
         let wanted = match self.kind {
             Kind::Tiled => {
-                if len >= self.tile {
-                    let usable = u64::from(len - lacks);
-                    self.growth.note(self.extents.free_grains().saturating_sub(usable), held);
-                }
+                self.growth.note(self.extents.holes());
                 self.growth.amount(lacks, len, held, long_lived)
             }
             _ => lacks.max(grains(self.options.heap_bytes) as u32),
         };
-        let mut made = self.create(wanted, long_lived, grown);
+        let heap_len = self.growth.heap_len(len, held, long_lived);
+        let mut made = self.create(wanted, heap_len, grown);
         if wanted > lacks && out_of_memory(&made) {
-            made = self.create(lacks, long_lived, grown);
+            made = self.create(lacks, heap_len, grown);
         }
         if out_of_memory(&made) {
             // Free heaps are part of what a tiled pool could use already; in a placed one each was too short.
@@ -199,14 +197,15 @@ impl Pool {
                 _ => self.give_back_unused()?,
             };
             if released > 0 {
-                made = self.create(lacks, long_lived, grown);
+                made = self.create(lacks, heap_len, grown);
             }
         }
         made.map_err(|error| self.memory.explain(bytes, error))
     }
 
-    /// Creates `len` grains in whole tiles, gives them a home, and adds the heaps to `grown`.
-    fn create(&mut self, len: u32, long_lived: bool, grown: &mut Vec<Heap>) -> Result<(), DeviceError> {
+    /// Creates `len` grains in whole tiles, in heaps of at most `heap_len`, gives them a home, and adds them
+    /// to `grown`. In `placed` they are one heap.
+    fn create(&mut self, len: u32, heap_len: u32, grown: &mut Vec<Heap>) -> Result<(), DeviceError> {
         let len = len.div_ceil(self.tile) * self.tile;
         let wanted = u64::from(len) * GRAIN;
         if self.kind == Kind::Placed {
@@ -219,7 +218,7 @@ impl Pool {
             self.adopt(start, &[(home.heap, len)], grown);
             return Ok(());
         }
-        let heap_bytes = u64::from(self.growth.heap_len(long_lived)) * GRAIN;
+        let heap_bytes = u64::from(heap_len) * GRAIN;
         let start = self.home_for(len)?;
         let mut made = Vec::new();
         let mut rest = wanted;
@@ -294,9 +293,10 @@ impl Pool {
         let void = self.extents.find_void(len).expect("the void that was found before");
         debug_assert!(self.kind == Kind::Placed || void.start == start);
         self.extents.back(void, len);
-        for &(heap, len) in made {
-            let heap = Heap { start, len, id: heap.0, serial: self.serial };
-            self.serial += 1;
+        let growth = self.growths;
+        self.growths += 1;
+        for (part, &(heap, len)) in (0..).zip(made) {
+            let heap = Heap { start, len, id: heap.0, serial: Serial { growth, part } };
             self.heaps.insert(heap);
             grown.push(heap);
             start += len;
