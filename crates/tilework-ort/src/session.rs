@@ -131,10 +131,11 @@ impl Session {
         self.session.as_ptr()
     }
 
-    /// Runs the model once and tells the manager that an execution has ended. `inputs` are by name, in
-    /// any order; every input of the model must be among them.
+    /// Runs the model once. `inputs` are by name, in any order; every input of the model must be among them.
     ///
-    /// The outputs hold memory of the registered allocator until they are dropped.
+    /// The outputs hold memory of the registered allocator until they are dropped. So an execution ends, for
+    /// the manager, where the next run begins: by then what the caller meant to drop is dropped, and each run
+    /// starts from the same live blocks.
     ///
     /// # Errors
     /// [`Error::Run`] when the run fails, with the manager's words when it ran out of memory. The
@@ -155,6 +156,11 @@ impl Session {
 
         let library = self.environment.library();
         let api = library.api();
+        if let Some(allocator) = self.environment.allocator()
+            && let Err(error) = allocator.with(|m| m.end_of_execution())
+        {
+            tracing::warn!(%error, "unused memory could not be given back before the run");
+        }
         // SAFETY: the session is alive; names and values are as many as said and live until after the
         // call; no run options means the defaults; `outs` has room for one value per output.
         let status = unsafe {
@@ -177,7 +183,6 @@ impl Session {
             .collect();
         let result = library.check("Run", status);
         if let Some(allocator) = self.environment.allocator() {
-            let ended = allocator.with(|m| m.end_of_execution());
             let failure = allocator.take_failure();
             if let Err(error) = result {
                 return Err(Error::Run { message: message_of(error), cause: failure });
@@ -185,9 +190,6 @@ impl Session {
             if let Some(cause) = failure {
                 // A block that could not be freed, or a request ONNX Runtime did without.
                 tracing::warn!(%cause, "the run ended well although the allocator failed");
-            }
-            if let Err(error) = ended {
-                tracing::warn!(%error, "unused memory could not be given back after the run");
             }
         } else if let Err(error) = result {
             return Err(Error::Run { message: message_of(error), cause: None });
