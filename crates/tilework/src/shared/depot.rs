@@ -274,10 +274,16 @@ impl Depot {
         self.books.peak_held.store(self.books.held.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// The error of a request that could not be served.
+    /// The error of a request that could not be served. What was created for it and did not suffice goes back.
     pub fn out_of_memory(&self, request: u64, live: u64) -> Error {
+        let mut state = lock(&self.state);
+        let given = self.settle(&mut state).and(self.release(&mut state, u64::MAX, |_| true));
+        if let Err(error) = given {
+            tracing::warn!(%error, "device memory could not be given back: it stays held and is tried again");
+        }
         let Usage { mapped, held, .. } = self.usage();
-        let device_free = lock(&self.state).device.free_bytes();
+        let device_free = state.device.free_bytes();
+        drop(state);
         Error::OutOfMemory { request, live, mapped, held, limit: self.limit(), device_free }
     }
 
