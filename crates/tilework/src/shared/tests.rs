@@ -533,7 +533,7 @@ fn random_operations(seed: u64, failing: bool) {
                 if let Some((address, owner)) = some {
                     // The program orders its own uses of a block; the front is told who they are.
                     let users = users.get_mut(&address).expect("every live block has its users");
-                    let user = if random() % 2 == 0 { owner } else { stream };
+                    let user = if random().is_multiple_of(2) { owner } else { stream };
                     users.iter().for_each(|&other| rig.world.order(user, other));
                     if !users.contains(&user) {
                         rig.front.record_stream(address, user).unwrap();
