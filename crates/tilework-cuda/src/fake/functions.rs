@@ -32,6 +32,7 @@ pub(super) const TABLE: Functions = Functions {
     ctx_get_current,
     ctx_push_current,
     ctx_pop_current,
+    ctx_synchronize,
     mem_get_info,
     mem_get_allocation_granularity,
     mem_address_reserve,
@@ -223,6 +224,16 @@ unsafe extern "system" fn ctx_pop_current(context: *mut Context) -> Code {
     })
 }
 
+unsafe extern "system" fn ctx_synchronize() -> Code {
+    let code = serve("cuCtxSynchronize", Needs::Context, |state| {
+        if state.streams.any_capturing() { Err(STREAM_CAPTURE_UNSUPPORTED) } else { Ok(()) }
+    });
+    if code == SUCCESS {
+        Fake::of_this_thread().wait_until(|state| state.streams.all_done());
+    }
+    code
+}
+
 unsafe extern "system" fn mem_get_info(free: *mut usize, total: *mut usize) -> Code {
     serve("cuMemGetInfo", Needs::Context, |state| {
         let bytes = state.config.total_bytes;
@@ -327,7 +338,11 @@ unsafe extern "system" fn mem_map(
 }
 
 unsafe extern "system" fn mem_unmap(address: Address, bytes: usize) -> Code {
-    serve("cuMemUnmap", Needs::Memory, |state| state.memory.unmap(address, bytes as u64))
+    serve("cuMemUnmap", Needs::Memory, |state| {
+        state.memory.unmap(address, bytes as u64)?;
+        state.unmapped_under_work += u64::from(state.streams.use_any_of(address, bytes as u64));
+        Ok(())
+    })
 }
 
 unsafe extern "system" fn mem_set_access(

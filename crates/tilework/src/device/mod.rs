@@ -130,7 +130,8 @@ impl Calls {
     }
 }
 
-/// One of the calls of the seam, as named in errors.
+/// One of the calls of the seam, as named in errors; [`Order`](Call::Order) stands for those of streams and
+/// events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Call {
@@ -143,6 +144,7 @@ pub enum Call {
     Release,
     Read,
     Write,
+    Order,
 }
 
 impl fmt::Display for Call {
@@ -157,6 +159,7 @@ impl fmt::Display for Call {
             Call::Release => "release",
             Call::Read => "read",
             Call::Write => "write",
+            Call::Order => "ordering streams",
         })
     }
 }
@@ -240,6 +243,17 @@ pub trait Device: Send {
     /// be asked, the device's own books otherwise.
     fn held_bytes(&self) -> Result<u64, DeviceError>;
 
+    /// Physical memory that is free on the device, bytes, all its users together; `None` where it cannot tell.
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    /// The longest heap, not longer than `most` bytes, that [`create`](Device::create) has ready and need not
+    /// make; `None` when it has none.
+    fn ready(&self, _most: u64) -> Option<u64> {
+        None
+    }
+
     /// Copies device memory from `address` into `out`. Refuses addresses that are not mapped.
     fn read(&self, address: u64, out: &mut [u8]) -> Result<(), DeviceError>;
 
@@ -290,6 +304,14 @@ impl<D: Device + ?Sized> Device for Box<D> {
 
     fn held_bytes(&self) -> Result<u64, DeviceError> {
         (**self).held_bytes()
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        (**self).free_bytes()
+    }
+
+    fn ready(&self, most: u64) -> Option<u64> {
+        (**self).ready(most)
     }
 
     fn read(&self, address: u64, out: &mut [u8]) -> Result<(), DeviceError> {
