@@ -23,19 +23,24 @@ pub enum Error {
     },
     /// Physical memory ran out, after everything unused had been given back.
     #[error(
-        "out of memory: {request} bytes requested with {live} bytes live and {held} bytes held{}; \
-         raise the limit or free something first",
-        limit.map(|l| format!(", limit {l} bytes")).unwrap_or_default()
+        "out of memory: {request} bytes requested with {live} bytes live, {mapped} bytes mapped and \
+         {held} bytes held{}{}; raise the limit or free something first",
+        limit.map(|l| format!(", limit {l} bytes")).unwrap_or_default(),
+        device_free.map(|f| format!(", {f} bytes free on the device")).unwrap_or_default()
     )]
     OutOfMemory {
         /// Bytes asked for.
         request: u64,
         /// Bytes live when it was asked.
         live: u64,
+        /// Bytes of address space backed by memory when it was asked.
+        mapped: u64,
         /// Bytes of physical memory held when it was asked.
         held: u64,
         /// The limit on held bytes, where one is set or the device has one.
         limit: Option<u64>,
+        /// Bytes free on the device when it was asked, all its users together, where it can tell.
+        device_free: Option<u64>,
     },
     /// A block this manager never handed out.
     #[error("{0} was never handed out by this manager")]
@@ -43,6 +48,12 @@ pub enum Error {
     /// A block that has been freed before.
     #[error("{0} has been freed already")]
     DoubleFree(BlockId),
+    /// An address at which no block is live.
+    #[error("no block is live at address {0:#x}: it was never handed out, or has been freed already")]
+    UnknownAddress(u64),
+    /// The process is a child of the one that has the memory.
+    #[error("CUDA does not survive fork: start worker processes with the spawn method")]
+    Forked,
     /// A trace could not be written while recording.
     #[error("recording failed: {0}")]
     Recording(String),

@@ -27,6 +27,7 @@ mod error;
 pub mod manager;
 pub mod record;
 pub mod replay;
+pub mod shared;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod timeline;

@@ -268,6 +268,10 @@ impl Device for Cuda {
         Ok(self.books.held_bytes())
     }
 
+    fn free_bytes(&self) -> Option<u64> {
+        self.gpu.free_and_total().ok().map(|(free, _)| free)
+    }
+
     fn read(&self, address: u64, out: &mut [u8]) -> Result<(), DeviceError> {
         const CALL: Call = Call::Read;
         self.books.check_use(CALL, address, out.len() as u64)?;

@@ -79,6 +79,14 @@ impl<D: Device> Device for Limit<D> {
         self.inner.held_bytes()
     }
 
+    fn free_bytes(&self) -> Option<u64> {
+        self.inner.free_bytes()
+    }
+
+    fn ready(&self, most: u64) -> Option<u64> {
+        self.inner.ready(most)
+    }
+
     fn read(&self, address: u64, out: &mut [u8]) -> Result<(), DeviceError> {
         self.inner.read(address, out)
     }

@@ -240,6 +240,17 @@ pub trait Device: Send {
     /// be asked, the device's own books otherwise.
     fn held_bytes(&self) -> Result<u64, DeviceError>;
 
+    /// Physical memory that is free on the device, bytes, all its users together; `None` where it cannot tell.
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    /// The longest heap, not longer than `most` bytes, that [`create`](Device::create) has ready and need not
+    /// make; `None` when it has none.
+    fn ready(&self, _most: u64) -> Option<u64> {
+        None
+    }
+
     /// Copies device memory from `address` into `out`. Refuses addresses that are not mapped.
     fn read(&self, address: u64, out: &mut [u8]) -> Result<(), DeviceError>;
 
@@ -290,6 +301,14 @@ impl<D: Device + ?Sized> Device for Box<D> {
 
     fn held_bytes(&self) -> Result<u64, DeviceError> {
         (**self).held_bytes()
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        (**self).free_bytes()
+    }
+
+    fn ready(&self, most: u64) -> Option<u64> {
+        (**self).ready(most)
     }
 
     fn read(&self, address: u64, out: &mut [u8]) -> Result<(), DeviceError> {

@@ -16,8 +16,8 @@
 
 use crate::device::{Bind, Caps, Device, DeviceError, HeapId, Range, RangeId};
 use crate::error::{Error, Result};
-use crate::manager::Stats;
 use crate::manager::account::Account;
+use crate::manager::{Stats, Usage};
 
 /// A device, the books on what was taken from it, and what could not be given back yet.
 pub struct Memory {
@@ -257,7 +257,9 @@ impl Memory {
             DeviceError::OutOfMemory { .. } => {
                 let usage = self.account.usage();
                 let limit = self.caps().capacity_bytes;
-                Error::OutOfMemory { request, live: usage.live, held: usage.held, limit }
+                let Usage { live, mapped, held, .. } = usage;
+                let device_free = self.device.free_bytes();
+                Error::OutOfMemory { request, live, mapped, held, limit, device_free }
             }
             other => Error::Device(other),
         }

@@ -73,9 +73,16 @@ impl Manager for Toy {
     }
 
     fn alloc(&mut self, bytes: u64, _stream: Stream) -> Result<Block> {
-        let Usage { live, held, .. } = self.usage;
+        let Usage { live, mapped, held, .. } = self.usage;
         if bytes > self.limit - live {
-            return Err(Error::OutOfMemory { request: bytes, live, held, limit: Some(self.limit) });
+            return Err(Error::OutOfMemory {
+                request: bytes,
+                live,
+                mapped,
+                held,
+                limit: Some(self.limit),
+                device_free: None,
+            });
         }
         self.next += 1;
         let id = BlockId(self.next);

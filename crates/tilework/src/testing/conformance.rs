@@ -8,7 +8,7 @@ use crate::device::fault::{Fault, Faults, Plan};
 use crate::device::limit::Limit;
 use crate::device::{Call, Device};
 use crate::error::Error;
-use crate::manager::{BlockId, Built, Kind, Manager, Options, Stream, build};
+use crate::manager::{BlockId, Built, Kind, Manager, Options, Stream, Usage, build};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -239,7 +239,9 @@ pub fn limit_too_small(subject: &Subject) {
         let error = rig.alloc(request).expect_err("more than the limit");
         // The usage named is that after everything unused was given back to serve the request.
         let usage = rig.manager().usage();
-        let expected = Error::OutOfMemory { request, live: usage.live, held: usage.held, limit: Some(limit) };
+        let Usage { live, mapped, held, .. } = usage;
+        let device_free = rig.manager().device().free_bytes();
+        let expected = Error::OutOfMemory { request, live, mapped, held, limit: Some(limit), device_free };
         assert_eq!(error, expected);
         assert_eq!(usage.live, before.0.live);
         assert_eq!(rig.manager().stats().blocks, before.1.blocks);

@@ -92,7 +92,14 @@ fn running_out_names_request_live_held_and_limit() {
     home(&mut memory, 3 * MIB);
     memory.account_mut().lent(3 * MIB);
     let error = memory.home_for(5 * MIB, 6 * MIB).unwrap_err();
-    let expected = Error::OutOfMemory { request: 5 * MIB, live: 3 * MIB, held: 4 * MIB, limit: Some(LIMIT) };
+    let expected = Error::OutOfMemory {
+        request: 5 * MIB,
+        live: 3 * MIB,
+        mapped: 4 * MIB,
+        held: 4 * MIB,
+        limit: Some(LIMIT),
+        device_free: None,
+    };
     assert_eq!(error, expected);
     assert_eq!(memory.account().usage().reserved, 4 * MIB);
 }
