@@ -20,7 +20,8 @@ mod patch;
 mod stats;
 mod symbols;
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
+use std::path::Path;
 use std::ptr;
 
 use tilework::manager::Stream;
@@ -30,7 +31,7 @@ use self::filter::{Filter, Function};
 use self::gpus::Gpu;
 use self::stats::{DeviceStats, FIGURES};
 use crate::call::{Failure, Result, TileworkStatus, guarded, status};
-use crate::manager::{TileworkManager, TileworkOptions, settings};
+use crate::manager::{TileworkManager, TileworkOptions, settings, text};
 
 /// A sentence that programs look for in errors of PyTorch.
 const LACK: &str = "CUDA out of memory. ";
@@ -98,6 +99,26 @@ pub unsafe extern "C" fn tilework_torch_manager(
         unsafe { out.write(handle) };
         Ok(())
     })
+}
+
+/// Begins to record what every GPU is asked, those that are not used yet, too: the first GPU's trace has this
+/// name, that of the GPU numbered N ".gpuN" in it.
+///
+/// # Safety
+/// `path` must be null or a terminated string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tilework_torch_record_start(path: *const c_char) -> TileworkStatus {
+    status(|| {
+        // SAFETY: as this function demands.
+        let path = unsafe { text(path)? }.ok_or_else(|| Failure::argument("the path is null"))?;
+        gpus::record_start(Path::new(path))
+    })
+}
+
+/// Ends the recording, if there is one, and gives the traces their names.
+#[unsafe(no_mangle)]
+pub extern "C" fn tilework_torch_record_stop() -> TileworkStatus {
+    status(gpus::record_stop)
 }
 
 /// Whether running out of memory becomes torch.OutOfMemoryError; if not, it is RuntimeError.

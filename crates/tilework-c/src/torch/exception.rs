@@ -15,7 +15,6 @@
 
 use std::ffi::{CStr, c_char, c_void};
 use std::mem::{MaybeUninit, transmute_copy};
-use std::ptr;
 use std::sync::OnceLock;
 
 use super::symbols::Library;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::c_int;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tilework::manager::Stream;
@@ -18,8 +19,23 @@ const MOST: usize = 128;
 
 static GPUS: [OnceLock<Gpu>; MOST] = [const { OnceLock::new() }; MOST];
 
-/// How GPUs are opened. Held while one is.
-static SETTINGS: Mutex<Option<Settings>> = Mutex::new(None);
+/// Held while a GPU is opened.
+static PLAN: Mutex<Plan> = Mutex::new(Plan { settings: None, recording: None });
+
+/// What is done when a GPU is opened.
+struct Plan {
+    /// How it is opened.
+    settings: Option<Settings>,
+    /// Where its requests are recorded; the name is that of the first GPU's trace.
+    recording: Option<PathBuf>,
+}
+
+impl Plan {
+    fn lock() -> MutexGuard<'static, Plan> {
+        // Each part is replaced as a whole.
+        PLAN.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// A GPU's manager and what PyTorch wants to know beyond it. Lives as long as the process.
 pub struct Gpu {
@@ -43,12 +59,45 @@ struct Books {
 /// Says how GPUs are to be opened.
 pub fn configure(settings: Settings) -> Result<()> {
     open::check(&settings)?;
-    let mut current = SETTINGS.lock().unwrap_or_else(PoisonError::into_inner);
-    if made().next().is_some() && current.as_ref() != Some(&settings) {
+    let mut plan = Plan::lock();
+    if made().next().is_some() && plan.settings.as_ref() != Some(&settings) {
         return Err(Failure::argument("PyTorch has allocated already: options come before its first tensor"));
     }
-    *current = Some(settings);
+    plan.settings = Some(settings);
     Ok(())
+}
+
+/// Records what every GPU is asked from now on, those that are not used yet, too.
+pub fn record_start(path: &Path) -> Result<()> {
+    let mut plan = Plan::lock();
+    if plan.recording.is_some() {
+        return Err(Failure::argument("a recording is under way already: stop it first"));
+    }
+    for (ordinal, gpu) in (0..).zip(&GPUS).filter_map(|(n, slot)| Some((n, slot.get()?))) {
+        gpu.shared.record_to(&trace(path, ordinal))?;
+    }
+    plan.recording = Some(path.to_owned());
+    Ok(())
+}
+
+/// Completes the recording of every GPU.
+pub fn record_stop() -> Result<()> {
+    let mut plan = Plan::lock();
+    if plan.recording.take().is_none() {
+        return Ok(());
+    }
+    // Every trace is completed, whatever becomes of another.
+    made().map(|gpu| gpu.shared.stop_recording()).fold(Ok(()), |all, one| all.and(one.map_err(Failure::from)))
+}
+
+/// The trace of a GPU: `run.csv.gz` for the first, `run.gpu1.csv.gz` for the second.
+fn trace(path: &Path, ordinal: c_int) -> PathBuf {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    match (ordinal, name.split_once('.')) {
+        (0, _) => path.to_owned(),
+        (_, Some((stem, extension))) => path.with_file_name(format!("{stem}.gpu{ordinal}.{extension}")),
+        (_, None) => path.with_file_name(format!("{name}.gpu{ordinal}")),
+    }
 }
 
 /// The GPUs that were used.
@@ -68,13 +117,16 @@ pub fn get(ordinal: c_int) -> Result<&'static Gpu> {
 
 #[cold]
 fn open(ordinal: c_int, slot: &'static OnceLock<Gpu>) -> Result<&'static Gpu> {
-    let settings = SETTINGS.lock().unwrap_or_else(PoisonError::into_inner);
+    let plan = Plan::lock();
     if let Some(gpu) = slot.get() {
         return Ok(gpu);
     }
     call::watch_forks();
-    let settings = settings.clone().unwrap_or_default();
+    let settings = plan.settings.clone().unwrap_or_default();
     let gpu = Gpu::open(ordinal, &settings)?;
+    if let Some(path) = &plan.recording {
+        gpu.shared.record_to(&trace(path, ordinal))?;
+    }
     Ok(slot.get_or_init(|| gpu))
 }
 
@@ -213,5 +265,18 @@ impl Gpu {
     pub fn reset_accumulated(&self) {
         let stats = self.shared.stats();
         self.books().counters.reset_accumulated(&stats);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_gpu_has_a_trace_of_its_own() {
+        let name = |path: &str, ordinal| trace(Path::new(path), ordinal).to_str().unwrap().to_owned();
+        assert_eq!(name("runs/a.csv.gz", 0), "runs/a.csv.gz");
+        assert_eq!(name("runs/a.csv.gz", 1), "runs/a.gpu1.csv.gz");
+        assert_eq!(name("a", 2), "a.gpu2");
     }
 }
