@@ -30,17 +30,7 @@ impl Recorder {
     /// # Errors
     /// [`Error::Recording`] when the file cannot be made.
     pub fn new(inner: Box<dyn Manager>, path: impl AsRef<Path>) -> Result<Recorder> {
-        let path = path.as_ref();
-        let name = path.display().to_string();
-        let writer = Writer::create(path).map_err(|e| failed(&name, &e))?;
-        let log = Log {
-            state: State::Writing(Box::new(writer)),
-            name,
-            start: Instant::now(),
-            blocks: FxHashMap::default(),
-            next: 0,
-        };
-        Ok(Recorder { inner, log })
+        Ok(Recorder { inner, log: Log::new(path.as_ref())? })
     }
 
     /// Completes the trace. The manager goes on without recording; later calls do nothing.
@@ -49,11 +39,7 @@ impl Recorder {
     /// # Errors
     /// [`Error::Recording`] with the first error met since the recording began.
     pub fn finish(&mut self) -> Result<()> {
-        match std::mem::replace(&mut self.log.state, State::Done) {
-            State::Writing(writer) => writer.finish().map_err(|e| failed(&self.log.name, &e)),
-            State::Failed(error) => Err(failed(&self.log.name, &error)),
-            State::Done => Ok(()),
-        }
+        self.log.finish()
     }
 
     /// The manager inside. Drops what was recorded unless [`finish`](Recorder::finish) came first.
@@ -73,13 +59,13 @@ impl Manager for Recorder {
 
     fn alloc(&mut self, bytes: u64, stream: Stream) -> Result<Block> {
         let block = self.inner.alloc(bytes, stream)?;
-        self.log.alloc(block.id, bytes, stream);
+        self.log.alloc(block.id.0, bytes, stream);
         Ok(block)
     }
 
     fn free(&mut self, id: BlockId) -> Result<()> {
         self.inner.free(id)?;
-        self.log.free(id);
+        self.log.free(id.0);
         Ok(())
     }
 
@@ -112,12 +98,13 @@ impl Manager for Recorder {
     }
 }
 
-struct Log {
+/// A trace in the making.
+pub(crate) struct Log {
     state: State,
     name: String,
     start: Instant,
-    /// What the free line of each live block has to repeat.
-    blocks: FxHashMap<BlockId, Entry>,
+    /// What the free line of each live block has to repeat, by whatever name its manager gives it.
+    blocks: FxHashMap<u64, Entry>,
     /// The next block's name in the trace.
     next: u64,
 }
@@ -136,7 +123,31 @@ struct Entry {
 }
 
 impl Log {
-    fn alloc(&mut self, block: BlockId, bytes: u64, stream: Stream) {
+    /// Begins a trace that will be at `path`.
+    ///
+    /// # Errors
+    /// [`Error::Recording`].
+    pub fn new(path: &Path) -> Result<Log> {
+        let name = path.display().to_string();
+        let writer = Writer::create(path).map_err(|e| failed(&name, &e))?;
+        let state = State::Writing(Box::new(writer));
+        Ok(Log { state, name, start: Instant::now(), blocks: FxHashMap::default(), next: 0 })
+    }
+
+    /// Completes the trace; later calls do nothing.
+    ///
+    /// # Errors
+    /// [`Error::Recording`] with the first error met.
+    pub fn finish(&mut self) -> Result<()> {
+        match std::mem::replace(&mut self.state, State::Done) {
+            State::Writing(writer) => writer.finish().map_err(|e| failed(&self.name, &e)),
+            State::Failed(error) => Err(failed(&self.name, &error)),
+            State::Done => Ok(()),
+        }
+    }
+
+    /// A block was handed out. No live block has the same name.
+    pub fn alloc(&mut self, block: u64, bytes: u64, stream: Stream) {
         if let State::Writing(_) = self.state {
             let entry = Entry { id: self.next, bytes, stream };
             self.next += 1;
@@ -145,7 +156,8 @@ impl Log {
         }
     }
 
-    fn free(&mut self, block: BlockId) {
+    /// A block came back. Those handed out before the recording began are not in it.
+    pub fn free(&mut self, block: u64) {
         if let Some(entry) = self.blocks.remove(&block) {
             self.write(Op::Free, entry);
         }

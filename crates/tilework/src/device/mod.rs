@@ -130,7 +130,8 @@ impl Calls {
     }
 }
 
-/// One of the calls of the seam, as named in errors.
+/// One of the calls of the seam, as named in errors; [`Order`](Call::Order) stands for those of streams and
+/// events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Call {
@@ -143,6 +144,7 @@ pub enum Call {
     Release,
     Read,
     Write,
+    Order,
 }
 
 impl fmt::Display for Call {
@@ -157,6 +159,7 @@ impl fmt::Display for Call {
             Call::Release => "release",
             Call::Read => "read",
             Call::Write => "write",
+            Call::Order => "ordering streams",
         })
     }
 }

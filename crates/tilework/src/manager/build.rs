@@ -37,7 +37,7 @@ pub fn build(kind: Kind, device: Box<dyn Device>, options: &Options) -> Result<B
 }
 
 /// The kind that serves when `kind` is asked for on `device`, and why if it is another.
-fn serving(kind: Kind, device: &dyn Device) -> (Kind, Option<String>) {
+pub(crate) fn serving(kind: Kind, device: &dyn Device) -> (Kind, Option<String>) {
     if kind == Kind::Tiled && !device.caps().tiling {
         let sentence = format!(
             "the device {} cannot map tiles: the manager {} serves in place of {kind}",

@@ -21,10 +21,11 @@ use crate::device::{Device, RangeId};
 use crate::error::Result;
 
 pub use self::bucketized::Bucketized;
+pub(crate) use self::build::serving;
 pub use self::build::{Built, build};
 pub use self::committed::Committed;
 pub use self::options::{Options, Rounding};
-pub use self::pool::Pool;
+pub use self::pool::{Pool, Served};
 
 /// A block as its owner knows it. Ids are never reused for another block while the manager lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

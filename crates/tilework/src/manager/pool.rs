@@ -39,6 +39,15 @@ const WORTH_RELEASING: u64 = 64;
 /// Idle mappings may show this many times the memory held before the oldest are undone.
 const IDLE_MAPPINGS: u64 = 64;
 
+/// What a pool could do with the memory it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Served {
+    /// It served the request.
+    Block(Block),
+    /// It would have to create at least this much, bytes.
+    Lacks(u64),
+}
+
 /// The managers of kind [`Kind::Tiled`] and [`Kind::Placed`].
 pub struct Pool {
     kind: Kind,
@@ -108,6 +117,48 @@ impl Pool {
         }
     }
 
+    /// Serves a request from a run of free bytes that is long enough, without the device; `None` when there
+    /// is no such run.
+    #[inline]
+    pub fn lend(&mut self, bytes: u64) -> Option<Block> {
+        let place = if bytes == 0 { None } else { self.extents.alloc(bytes) };
+        place.map(|place| self.home_block(place, bytes))
+    }
+
+    /// Serves a request from the memory that the pool has, stitched where need be; creates nothing.
+    ///
+    /// # Errors
+    /// As [`Manager::alloc`].
+    pub fn serve(&mut self, bytes: u64) -> Result<Served> {
+        self.check_request(bytes)?;
+        Ok(match self.from_held(bytes)? {
+            Ok(block) => Served::Block(block),
+            Err(lacks) => Served::Lacks(u64::from(lacks) * GRAIN),
+        })
+    }
+
+    /// Gives back heaps that are free from end to end, of at most `most` bytes together. Returns the bytes
+    /// released.
+    ///
+    /// # Errors
+    /// As [`Manager::trim`].
+    pub fn give_up(&mut self, most: u64) -> Result<u64> {
+        let mut released = self.retry()?;
+        self.close_unused();
+        for (start, len) in self.extents.closed_for(0) {
+            if u64::from(len) * GRAIN <= most.saturating_sub(released) {
+                let heap = self.heaps.get(start).expect("a closed heap is held");
+                released += self.release_heap(heap)?;
+            }
+        }
+        Ok(released)
+    }
+
+    /// Bytes of its heaps that no block uses.
+    pub fn free_bytes(&self) -> u64 {
+        self.extents.free_grains() * GRAIN
+    }
+
     #[inline]
     fn home_block(&mut self, place: Place, bytes: u64) -> Block {
         let Region { start, len, .. } = self.recent;
@@ -127,13 +178,7 @@ impl Pool {
     /// Serves a request that no free run is long enough for.
     #[cold]
     fn alloc_slow(&mut self, bytes: u64) -> Result<Block> {
-        let max = self.memory.caps().max_range_bytes.min(MAX_GRAINS * GRAIN);
-        if bytes == 0 {
-            return Err(Error::ZeroSize);
-        }
-        if bytes > max {
-            return Err(Error::TooLarge { bytes, max });
-        }
+        self.check_request(bytes)?;
         let mut grown = Vec::new();
         let served = self.grow_and_place(bytes, &mut grown);
         if served.is_err() {
@@ -146,21 +191,40 @@ impl Pool {
         served
     }
 
+    fn check_request(&self, bytes: u64) -> Result<()> {
+        let max = self.memory.caps().max_range_bytes.min(MAX_GRAINS * GRAIN);
+        match bytes {
+            0 => Err(Error::ZeroSize),
+            _ if bytes > max => Err(Error::TooLarge { bytes, max }),
+            _ => Ok(()),
+        }
+    }
+
     fn grow_and_place(&mut self, bytes: u64, grown: &mut Vec<Heap>) -> Result<Block> {
+        loop {
+            match self.from_held(bytes)? {
+                Ok(block) => return Ok(block),
+                Err(lacks) => self.grow(bytes, lacks, grown)?,
+            }
+        }
+    }
+
+    /// Serves a request without creating anything, or says how many grains lack.
+    fn from_held(&mut self, bytes: u64) -> Result<Result<Block, u32>> {
         let len = grains(bytes) as u32;
         loop {
+            if let Some(place) = self.extents.alloc(bytes) {
+                return Ok(Ok(self.home_block(place, bytes)));
+            }
             let mut lacks = len;
             if self.kind == Kind::Tiled && len >= self.tile {
                 match compose(&self.extents, &self.heaps, len) {
-                    Ok(pieces) => return self.stitch(bytes, &pieces),
+                    Ok(pieces) => return self.stitch(bytes, &pieces).map(Ok),
                     Err(usable) => lacks -= usable,
                 }
             }
             if !self.open(lacks) {
-                self.grow(bytes, lacks, grown)?;
-            }
-            if let Some(place) = self.extents.alloc(bytes) {
-                return Ok(self.home_block(place, bytes));
+                return Ok(Err(lacks));
             }
         }
     }
@@ -227,7 +291,8 @@ impl Pool {
             if rest == 0 {
                 break self.map_home(start, &made);
             }
-            let bytes = rest.min(heap_bytes);
+            let ready = self.memory.device().ready(rest);
+            let bytes = ready.unwrap_or(rest.min(heap_bytes));
             match self.memory.create(bytes) {
                 Ok(heap) => made.push((heap, grains(bytes) as u32)),
                 Err(error) => break Err(error),
@@ -461,12 +526,10 @@ impl Manager for Pool {
 
     #[inline]
     fn alloc(&mut self, bytes: u64, _stream: Stream) -> Result<Block> {
-        if bytes != 0
-            && let Some(place) = self.extents.alloc(bytes)
-        {
-            return Ok(self.home_block(place, bytes));
+        match self.lend(bytes) {
+            Some(block) => Ok(block),
+            None => self.alloc_slow(bytes),
         }
-        self.alloc_slow(bytes)
     }
 
     #[inline]

@@ -1,0 +1,634 @@
+//! The one device behind all lanes, and the order in which memory leaves one lane and enters another.
+//!
+//! ```text
+//!   lane A's pool ──unmap, release──►  late: A's event has not passed  ──►  stock ──create──► lane B's pool
+//!                                        │ passed                            │
+//!                                        ▼                                   ▼ trim, age, want of memory
+//!                                      unmapped                            released to the device
+//! ```
+//!
+//! A pool believes that what it unmaps is unmapped. Here an unmapping waits, without the host, for an event
+//! recorded on the lane's stream. A heap that was released goes to the *stock* and from there to whichever
+//! pool next creates one: a heap may be mapped at a second address while the first is still in use, so the
+//! next lane need not wait for the unmapping, but its stream must wait for the event.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use rustc_hash::FxHashMap;
+
+use super::lane::Key;
+use super::streams::{Event, InOrder, Streams};
+use crate::device::{Bind, Call, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
+use crate::error::Error;
+use crate::manager::{Stream, Usage};
+
+/// A lane as the depot knows it: by whose order its memory goes.
+#[derive(Debug)]
+pub(super) struct Home {
+    pub key: Key,
+    /// The stream is no more, and everything it did is done.
+    orphan: AtomicBool,
+    /// It belongs to a graph's pool that is referenced: what a graph uses keeps its tiles and addresses, so
+    /// nothing is unmapped or given to other lanes.
+    pinned: AtomicBool,
+    /// Its pool is being served for the last time before memory counts as out: heaps are taken for which its
+    /// stream has to wait.
+    pressed: AtomicBool,
+    /// Recorded during the operation that the lane is in, for all it gives back in it.
+    mark: Mutex<Option<Event>>,
+}
+
+impl Home {
+    pub fn new(key: Key) -> Home {
+        Home {
+            key,
+            orphan: AtomicBool::new(false),
+            pinned: AtomicBool::new(key.slot != 0),
+            pressed: AtomicBool::new(false),
+            mark: Mutex::default(),
+        }
+    }
+
+    pub fn stream(&self) -> Stream {
+        self.key.stream
+    }
+
+    #[inline]
+    pub fn is_orphan(&self) -> bool {
+        self.orphan.load(Ordering::Relaxed)
+    }
+
+    pub fn set_orphan(&self, orphan: bool) {
+        self.orphan.store(orphan, Ordering::Relaxed);
+    }
+
+    pub fn is_pinned(&self) -> bool {
+        self.pinned.load(Ordering::Acquire)
+    }
+
+    pub fn set_pinned(&self, pinned: bool) {
+        self.pinned.store(pinned, Ordering::Release);
+    }
+
+    pub fn set_pressed(&self, pressed: bool) {
+        self.pressed.store(pressed, Ordering::Relaxed);
+    }
+
+    fn is_pressed(&self) -> bool {
+        self.pressed.load(Ordering::Relaxed)
+    }
+
+    /// Begins an operation of the lane, whose lock is held: what it gives back from here on is free from
+    /// here on.
+    pub fn begin(&self) {
+        *lock(&self.mark) = None;
+    }
+}
+
+/// An unmapping that waits for its event.
+struct Late {
+    range: RangeId,
+    offset: u64,
+    bytes: u64,
+    home: Arc<Home>,
+    /// None: it could not be recorded yet.
+    event: Option<Event>,
+}
+
+/// A heap that no lane has.
+struct Stocked {
+    heap: HeapId,
+    /// The lane that had it.
+    home: Arc<Home>,
+    /// Behind which its last uses lie. None: it could not be recorded yet.
+    event: Option<Event>,
+    /// The execution in which it came.
+    since: u64,
+}
+
+impl Stocked {
+    fn has_passed(&self) -> bool {
+        self.event.as_ref().is_some_and(|event| event.passed())
+    }
+}
+
+/// Address space that a lane has reserved.
+#[derive(Clone, Copy)]
+struct Reserved {
+    range: Range,
+    key: Key,
+}
+
+/// The device, shared.
+pub(super) struct Depot {
+    name: &'static str,
+    caps: Caps,
+    streams: Box<dyn Streams>,
+    /// What stands for an event where nothing is left to wait for.
+    done: Event,
+    state: Mutex<State>,
+    /// In address order.
+    ranges: RwLock<Vec<Reserved>>,
+    /// Bytes that may be held; no limit is the largest number.
+    limit: AtomicU64,
+    books: Totals,
+}
+
+/// Written with the device's lock held, read without.
+#[derive(Default)]
+struct Totals {
+    held: AtomicU64,
+    peak_held: AtomicU64,
+    mapped: AtomicU64,
+    reserved: AtomicU64,
+    stock: AtomicU64,
+}
+
+struct State {
+    device: Box<dyn Device>,
+    /// By length, the one that came last at the end.
+    stock: BTreeMap<u64, Vec<Stocked>>,
+    /// In the order in which they came.
+    late: Vec<Late>,
+    /// To be given back once nothing in them is late.
+    unreserve: Vec<Range>,
+    /// Executions that have ended.
+    executions: u64,
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every change under these locks is complete before anything in it could panic, or is checked again by
+    // the next to come; going on beats taking the memory of a whole process away.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn add(to: &AtomicU64, bytes: u64) -> u64 {
+    to.fetch_add(bytes, Ordering::Relaxed) + bytes
+}
+
+fn take(from: &AtomicU64, bytes: u64) {
+    from.fetch_sub(bytes, Ordering::Relaxed);
+}
+
+impl Depot {
+    pub fn new(device: Box<dyn Device>, streams: Box<dyn Streams>) -> Depot {
+        let state =
+            State { stock: BTreeMap::new(), late: Vec::new(), unreserve: Vec::new(), executions: 0, device };
+        Depot {
+            name: state.device.name(),
+            caps: state.device.caps().clone(),
+            streams,
+            done: Arc::new(InOrder),
+            state: Mutex::new(state),
+            ranges: RwLock::default(),
+            limit: AtomicU64::new(u64::MAX),
+            books: Totals::default(),
+        }
+    }
+
+    pub fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    pub fn streams(&self) -> &dyn Streams {
+        &*self.streams
+    }
+
+    /// Marks what is queued on a lane's stream; the same mark throughout one operation of the lane. `None`
+    /// while that is not possible or not allowed.
+    pub fn mark(&self, home: &Home) -> Option<Event> {
+        if home.is_pinned() {
+            return None;
+        }
+        if home.is_orphan() {
+            return Some(Arc::clone(&self.done));
+        }
+        let mut mark = lock(&home.mark);
+        if mark.is_none() {
+            *mark = self.record(home.stream());
+        }
+        mark.clone()
+    }
+
+    /// Marks what is queued on a stream. `None` while it is being captured, and when the driver refuses,
+    /// which is logged: it is asked again later.
+    pub fn record(&self, stream: Stream) -> Option<Event> {
+        if self.streams.is_capturing(stream) {
+            return None;
+        }
+        let recorded = self.streams.record(stream);
+        recorded.inspect_err(|error| tracing::warn!(%error, stream = stream.0, "no event was recorded")).ok()
+    }
+
+    /// Whether work may be queued on a lane's stream, and would run.
+    pub fn can_queue(&self, home: &Home) -> bool {
+        !home.is_orphan() && !home.is_pinned() && !self.streams.is_capturing(home.stream())
+    }
+
+    /// Whether a lane may give anything back at present.
+    pub fn may_give(&self, home: &Home) -> bool {
+        !home.is_pinned() && (home.is_orphan() || !self.streams.is_capturing(home.stream()))
+    }
+
+    /// The lane in whose address space `address` lies.
+    pub fn lane_at(&self, address: u64) -> Option<Key> {
+        let ranges = self.ranges.read().unwrap_or_else(PoisonError::into_inner);
+        let before = ranges.partition_point(|r| r.range.address <= address);
+        let Reserved { range, key } = *ranges.get(before.checked_sub(1)?)?;
+        (address - range.address < range.bytes).then_some(key)
+    }
+
+    pub fn set_limit(&self, bytes: Option<u64>) {
+        self.limit.store(bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Bytes that may be held, by the limit and by the device.
+    fn limit(&self) -> Option<u64> {
+        let limit = self.limit.load(Ordering::Relaxed).min(self.caps.capacity_bytes.unwrap_or(u64::MAX));
+        (limit != u64::MAX).then_some(limit)
+    }
+
+    /// The figures that the device's calls give; the rest is zero.
+    pub fn usage(&self) -> Usage {
+        let read = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
+        let held = read(&self.books.held);
+        Usage {
+            held,
+            peak_held: read(&self.books.peak_held).max(held),
+            mapped: read(&self.books.mapped),
+            reserved: read(&self.books.reserved),
+            ..Usage::default()
+        }
+    }
+
+    pub fn stock_bytes(&self) -> u64 {
+        self.books.stock.load(Ordering::Relaxed)
+    }
+
+    pub fn reset_peaks(&self) {
+        let _state = lock(&self.state);
+        self.books.peak_held.store(self.books.held.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// The error of a request that could not be served.
+    pub fn out_of_memory(&self, request: u64, live: u64) -> Error {
+        let Usage { mapped, held, .. } = self.usage();
+        let device_free = lock(&self.state).device.free_bytes();
+        Error::OutOfMemory { request, live, mapped, held, limit: self.limit(), device_free }
+    }
+
+    /// Ends an execution: what was late and need not be is done, and heaps that stayed in the stock for `age`
+    /// executions are released. Never waits.
+    pub fn end_of_execution(&self, age: u64) -> Result<(), DeviceError> {
+        let mut state = lock(&self.state);
+        state.executions += 1;
+        let old = state.executions.saturating_sub(age);
+        let settled = self.settle(&mut state);
+        settled.and(self.release(&mut state, u64::MAX, |entry| entry.since < old).map(drop))
+    }
+
+    /// Waits on the host for all that is late and all uses of the stock, and releases the stock. Returns the
+    /// bytes released.
+    pub fn empty(&self) -> Result<u64, DeviceError> {
+        let mut state = lock(&self.state);
+        let mut outcome = self.settle(&mut state);
+        let late = state.late.iter().filter_map(|late| late.event.clone());
+        let stock = state.stock.values().flatten().filter_map(|entry| entry.event.clone());
+        let mut events: Vec<Event> = late.chain(stock).filter(|event| !event.passed()).collect();
+        // One event serves all that its lane gave back in one operation.
+        events.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        if !events.is_empty() {
+            // Other lanes go on meanwhile.
+            drop(state);
+            for event in events {
+                outcome = outcome.and(event.synchronize());
+            }
+            state = lock(&self.state);
+            outcome = outcome.and(self.settle(&mut state));
+        }
+        let released = self.release(&mut state, u64::MAX, |_| true)?;
+        outcome.map(|()| released)
+    }
+
+    /// Unmaps what is late and need not be any longer, and records events that could not be.
+    fn settle(&self, state: &mut State) -> Result<(), DeviceError> {
+        let mut outcome = Ok(());
+        let record = |home: &Home, event: &mut Option<Event>| {
+            if event.is_none() && !home.is_pinned() {
+                *event =
+                    if home.is_orphan() { Some(Arc::clone(&self.done)) } else { self.record(home.stream()) };
+            }
+        };
+        for entry in state.stock.values_mut().flatten() {
+            record(&entry.home, &mut entry.event);
+            if entry.has_passed() {
+                // Asked once: the driver's answer costs a call.
+                entry.event = Some(Arc::clone(&self.done));
+            }
+        }
+        for mut late in std::mem::take(&mut state.late) {
+            record(&late.home, &mut late.event);
+            let passed = late.event.as_ref().is_some_and(|event| event.passed());
+            let unmapped = passed.then(|| self.unmap(state, late.range, late.offset, late.bytes));
+            if unmapped != Some(Ok(())) {
+                state.late.push(late);
+            }
+            outcome = outcome.and(unmapped.unwrap_or(Ok(())));
+        }
+        for range in std::mem::take(&mut state.unreserve) {
+            let empty = state.late.iter().all(|late| late.range != range.id);
+            let given = empty.then(|| state.device.unreserve(range.id));
+            match given {
+                Some(Ok(())) => take(&self.books.reserved, range.bytes),
+                _ => state.unreserve.push(range),
+            }
+            outcome = outcome.and(given.unwrap_or(Ok(())));
+        }
+        outcome
+    }
+
+    fn unmap(&self, state: &mut State, range: RangeId, offset: u64, bytes: u64) -> Result<(), DeviceError> {
+        state.device.unmap(range, offset, bytes)?;
+        take(&self.books.mapped, bytes);
+        Ok(())
+    }
+
+    /// Releases heaps of the stock, the longest first, until `wanted` bytes went: those that `which` names and
+    /// whose uses have passed.
+    fn release(
+        &self,
+        state: &mut State,
+        wanted: u64,
+        which: impl Fn(&Stocked) -> bool,
+    ) -> Result<u64, DeviceError> {
+        let mut released = 0;
+        let mut outcome = Ok(());
+        let State { stock, device, .. } = state;
+        for (&bytes, heaps) in stock.iter_mut().rev() {
+            heaps.retain(|entry| {
+                if released >= wanted || outcome.is_err() || !which(entry) || !entry.has_passed() {
+                    return true;
+                }
+                outcome = device.release(entry.heap);
+                if outcome.is_err() {
+                    return true;
+                }
+                released += bytes;
+                false
+            });
+        }
+        stock.retain(|_, heaps| !heaps.is_empty());
+        take(&self.books.held, released);
+        take(&self.books.stock, released);
+        outcome.map(|()| released)
+    }
+
+    /// Takes a heap of this length from the stock: one that `home` may have without waiting, or, when its pool
+    /// is pressed, one that it has to wait for.
+    fn from_stock(&self, state: &mut State, home: &Home, bytes: u64) -> Option<Stocked> {
+        let heaps = state.stock.get_mut(&bytes)?;
+        let at = heaps.iter().rposition(|entry| suits(home, entry))?;
+        let entry = heaps.remove(at);
+        if heaps.is_empty() {
+            state.stock.remove(&bytes);
+        }
+        take(&self.books.stock, bytes);
+        Some(entry)
+    }
+
+    fn to_stock(&self, state: &mut State, bytes: u64, entry: Stocked) {
+        state.stock.entry(bytes).or_default().push(entry);
+        add(&self.books.stock, bytes);
+    }
+
+    /// Orders the coming uses of a heap by `home` behind its last ones.
+    fn follow(&self, home: &Home, entry: &Stocked) -> Result<(), DeviceError> {
+        let Some(event) = entry.event.as_ref().filter(|event| !event.passed()) else { return Ok(()) };
+        if entry.home.key == home.key {
+            return Ok(());
+        }
+        // A graph is replayed on whatever stream, later: what it uses must be ready by itself.
+        if self.can_queue(home) && event.wait(home.stream()).is_ok() {
+            return Ok(());
+        }
+        event.synchronize()
+    }
+
+    fn create(&self, home: &Arc<Home>, bytes: u64) -> Result<HeapId, DeviceError> {
+        let mut state = lock(&self.state);
+        let settled = self.settle(&mut state);
+        if let Err(error) = settled {
+            tracing::warn!(%error, "device memory could not be given back: it stays held and is tried again");
+        }
+        if let Some(entry) = self.from_stock(&mut state, home, bytes) {
+            let heap = entry.heap;
+            return match self.follow(home, &entry) {
+                Ok(()) => Ok(heap),
+                Err(error) => {
+                    self.to_stock(&mut state, bytes, entry);
+                    Err(error)
+                }
+            };
+        }
+        let mut made = self.create_new(&mut state, bytes);
+        if matches!(made, Err(DeviceError::OutOfMemory { .. })) {
+            // Stock of other lengths makes room.
+            let over = bytes.max(self.over_limit(bytes));
+            if matches!(self.release(&mut state, over, |_| true), Ok(1..)) {
+                made = self.create_new(&mut state, bytes);
+            }
+        }
+        made
+    }
+
+    /// Bytes by which the limit would be exceeded if `bytes` more were held.
+    fn over_limit(&self, bytes: u64) -> u64 {
+        let held = self.books.held.load(Ordering::Relaxed);
+        held.saturating_add(bytes).saturating_sub(self.limit.load(Ordering::Relaxed))
+    }
+
+    fn create_new(&self, state: &mut State, bytes: u64) -> Result<HeapId, DeviceError> {
+        if self.over_limit(bytes) > 0 {
+            return Err(DeviceError::OutOfMemory { bytes });
+        }
+        let heap = state.device.create(bytes)?;
+        let held = add(&self.books.held, bytes);
+        self.books.peak_held.fetch_max(held, Ordering::Relaxed);
+        Ok(heap)
+    }
+
+    /// Sees to it that nothing late is in the way of a map, waiting on the host where it is: heaps go home to
+    /// the same places, some time after others left.
+    fn clear_way(&self, range: RangeId, binds: &[Bind]) -> Result<MutexGuard<'_, State>, DeviceError> {
+        let overlaps = |late: &Late| {
+            let reaches = |bind: &Bind| {
+                bind.range_offset < late.offset + late.bytes && late.offset < bind.range_offset + bind.bytes
+            };
+            late.range == range && binds.iter().any(reaches)
+        };
+        loop {
+            let mut state = lock(&self.state);
+            if !state.late.iter().any(overlaps) {
+                return Ok(state);
+            }
+            self.settle(&mut state)?;
+            let Some(late) = state.late.iter_mut().find(|late| overlaps(late)) else { return Ok(state) };
+            match late.event.clone() {
+                Some(event) => {
+                    drop(state);
+                    event.synchronize()?;
+                }
+                // Lanes that are pinned or captured give nothing back but what they just failed to take: no
+                // work has ever used it.
+                None if !self.may_give(&late.home) => late.event = Some(Arc::clone(&self.done)),
+                None => return Err(refused("an event could not be recorded on the stream")),
+            }
+        }
+    }
+}
+
+/// Whether `home` may have a heap of the stock.
+fn suits(home: &Home, entry: &Stocked) -> bool {
+    let own = entry.home.key == home.key;
+    own || entry.has_passed() || home.is_pressed() && entry.event.is_some()
+}
+
+fn refused(reason: &str) -> DeviceError {
+    DeviceError::Failed { call: Call::Order, reason: reason.into() }
+}
+
+/// The device as the pool of one lane sees it.
+pub(super) struct Door {
+    depot: Arc<Depot>,
+    home: Arc<Home>,
+    /// Length of each heap the lane has, bytes.
+    lengths: FxHashMap<HeapId, u64>,
+}
+
+impl Door {
+    pub fn new(depot: Arc<Depot>, home: Arc<Home>) -> Door {
+        Door { depot, home, lengths: FxHashMap::default() }
+    }
+}
+
+impl Device for Door {
+    fn name(&self) -> &'static str {
+        self.depot.name
+    }
+
+    fn caps(&self) -> &Caps {
+        &self.depot.caps
+    }
+
+    fn reserve(&mut self, bytes: u64) -> Result<Range, DeviceError> {
+        let range = lock(&self.depot.state).device.reserve(bytes)?;
+        add(&self.depot.books.reserved, range.bytes);
+        let mut ranges = self.depot.ranges.write().unwrap_or_else(PoisonError::into_inner);
+        let at = ranges.partition_point(|r| r.range.address < range.address);
+        ranges.insert(at, Reserved { range, key: self.home.key });
+        Ok(range)
+    }
+
+    fn unreserve(&mut self, range: RangeId) -> Result<(), DeviceError> {
+        let depot = &*self.depot;
+        let known = |ranges: &[Reserved]| ranges.iter().position(|r| r.range.id == range);
+        let whole = {
+            let ranges = depot.ranges.read().unwrap_or_else(PoisonError::into_inner);
+            known(&ranges).map(|at| ranges[at].range)
+        };
+        let Some(whole) = whole else { return Err(refused("the range is not reserved")) };
+        let mut state = lock(&depot.state);
+        if state.late.iter().any(|late| late.range == range) {
+            state.unreserve.push(whole);
+        } else {
+            state.device.unreserve(range)?;
+            take(&depot.books.reserved, whole.bytes);
+        }
+        // Before the lock goes: the device may give the same addresses out again.
+        let mut ranges = depot.ranges.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = known(&ranges) {
+            ranges.remove(at);
+        }
+        Ok(())
+    }
+
+    fn create(&mut self, bytes: u64) -> Result<HeapId, DeviceError> {
+        let heap = self.depot.create(&self.home, bytes)?;
+        self.lengths.insert(heap, bytes);
+        Ok(heap)
+    }
+
+    fn release(&mut self, heap: HeapId) -> Result<(), DeviceError> {
+        let depot = &*self.depot;
+        let bytes = *self.lengths.get(&heap).ok_or_else(|| refused("the heap is not this lane's"))?;
+        let mut state = lock(&depot.state);
+        if depot.caps.tiling {
+            let event = depot.mark(&self.home);
+            let since = state.executions;
+            depot.to_stock(&mut state, bytes, Stocked { heap, home: Arc::clone(&self.home), event, since });
+        } else {
+            // Where a heap has one address for good, the next lane would have no use for it.
+            state.device.release(heap)?;
+            take(&depot.books.held, bytes);
+        }
+        self.lengths.remove(&heap);
+        Ok(())
+    }
+
+    fn map(&mut self, range: RangeId, binds: &[Bind]) -> Result<(), DeviceError> {
+        let mut state = self.depot.clear_way(range, binds)?;
+        state.device.map(range, binds)?;
+        add(&self.depot.books.mapped, binds.iter().map(|bind| bind.bytes).sum());
+        Ok(())
+    }
+
+    fn set_access(&mut self, range: RangeId, offset: u64, bytes: u64) -> Result<(), DeviceError> {
+        lock(&self.depot.state).device.set_access(range, offset, bytes)
+    }
+
+    fn unmap(&mut self, range: RangeId, offset: u64, bytes: u64) -> Result<(), DeviceError> {
+        let depot = &*self.depot;
+        let event = depot.mark(&self.home);
+        if !depot.caps.tiling {
+            // Whoever cannot map a heap twice cannot give it on before it is unmapped either.
+            event
+                .ok_or_else(|| refused("work on the stream cannot be waited for at present"))?
+                .synchronize()?;
+            return depot.unmap(&mut lock(&depot.state), range, offset, bytes);
+        }
+        let mut state = lock(&depot.state);
+        if event.as_ref().is_some_and(|event| event.passed()) {
+            return depot.unmap(&mut state, range, offset, bytes);
+        }
+        state.late.push(Late { range, offset, bytes, home: Arc::clone(&self.home), event });
+        Ok(())
+    }
+
+    fn calls(&self) -> Calls {
+        lock(&self.depot.state).device.calls()
+    }
+
+    fn held_bytes(&self) -> Result<u64, DeviceError> {
+        lock(&self.depot.state).device.held_bytes()
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        lock(&self.depot.state).device.free_bytes()
+    }
+
+    fn ready(&self, most: u64) -> Option<u64> {
+        let state = lock(&self.depot.state);
+        let mut shorter = state.stock.range(..=most).rev();
+        shorter.find(|(_, heaps)| heaps.iter().any(|entry| suits(&self.home, entry))).map(|(&bytes, _)| bytes)
+    }
+
+    fn read(&self, address: u64, out: &mut [u8]) -> Result<(), DeviceError> {
+        lock(&self.depot.state).device.read(address, out)
+    }
+
+    fn write(&self, address: u64, bytes: &[u8]) -> Result<(), DeviceError> {
+        lock(&self.depot.state).device.write(address, bytes)
+    }
+}

@@ -1,0 +1,190 @@
+//! One lane: the memory whose uses one stream orders, with a lock of its own.
+
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+
+use rustc_hash::FxHashMap;
+
+use super::depot::{Depot, Door, Home, lock};
+use super::streams::Event;
+use crate::error::Result;
+use crate::manager::{BlockId, Manager, Options, Pool, Stream};
+
+/// Frees between two looks at what is pending.
+const POLL: u32 = 64;
+
+/// What a lane is for: a stream, or the part of a stream's work that a graph's pool serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    /// Zero: no pool.
+    pub slot: u32,
+    pub stream: Stream,
+}
+
+/// The memory of a stream.
+pub(super) struct Lane {
+    pub key: Key,
+    /// In the order in which lanes were made.
+    pub serial: u64,
+    pub home: Arc<Home>,
+    books: Mutex<Books>,
+}
+
+/// What a lane's lock guards.
+pub(super) struct Books {
+    pub pool: Pool,
+    /// The live blocks by address.
+    pub blocks: FxHashMap<u64, Entry>,
+    /// Freed by their owner, and perhaps still in use on other streams.
+    pending: Vec<Pending>,
+    /// The sum over `pending`.
+    pub pending_bytes: u64,
+    /// Frees since what is pending was looked at.
+    frees: u32,
+    /// Blocks that their owners freed, ever.
+    pub freed: u64,
+}
+
+/// A live block.
+pub(super) struct Entry {
+    pub id: BlockId,
+    pub bytes: u64,
+    /// The streams that use it beside the lane's own.
+    pub users: Vec<Stream>,
+}
+
+struct Pending {
+    id: BlockId,
+    bytes: u64,
+    /// On which nothing could be recorded yet.
+    users: Vec<Stream>,
+    /// Which have to pass.
+    events: Vec<Event>,
+}
+
+/// Who waits for the streams that used a pending block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// Nobody: only what has passed comes back.
+    Nobody,
+    /// The lane's stream, where work can be queued on it.
+    Stream,
+    /// The host.
+    Host,
+}
+
+impl Lane {
+    pub fn new(key: Key, serial: u64, depot: &Arc<Depot>, options: &Options) -> Lane {
+        let home = Arc::new(Home::new(key));
+        let door = Box::new(Door::new(Arc::clone(depot), Arc::clone(&home)));
+        let pool = if depot.caps().tiling { Pool::tiled(door, options) } else { Pool::placed(door, options) };
+        let books = Books {
+            pool,
+            blocks: FxHashMap::default(),
+            pending: Vec::new(),
+            pending_bytes: 0,
+            frees: 0,
+            freed: 0,
+        };
+        Lane { key, serial, home, books: Mutex::new(books) }
+    }
+
+    #[inline]
+    pub fn lock(&self) -> MutexGuard<'_, Books> {
+        lock(&self.books)
+    }
+
+    /// The books, unless somebody has them.
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, Books>> {
+        match self.books.try_lock() {
+            Ok(books) => Some(books),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+}
+
+impl Books {
+    /// Gives a block that its owner has freed back to the pool, now or when its other users are through.
+    #[inline]
+    pub fn free(&mut self, entry: Entry, depot: &Depot, home: &Home) -> Result<()> {
+        self.freed += 1;
+        if entry.users.is_empty() {
+            self.pool.free(entry.id)?;
+            if !self.pending.is_empty() {
+                self.frees += 1;
+                if self.frees >= POLL {
+                    self.absorb(depot, home, Wait::Nobody)?;
+                }
+            }
+            return Ok(());
+        }
+        self.put_off(entry, depot);
+        Ok(())
+    }
+
+    #[cold]
+    fn put_off(&mut self, entry: Entry, depot: &Depot) {
+        let Entry { id, bytes, users } = entry;
+        let mut pending = Pending { id, bytes, users, events: Vec::new() };
+        pending.record(depot);
+        self.pending_bytes += bytes;
+        self.pending.push(pending);
+    }
+
+    /// Takes back the pending blocks whose users are through, or for whose users `wait` waits.
+    pub fn absorb(&mut self, depot: &Depot, home: &Home, wait: Wait) -> Result<()> {
+        self.frees = 0;
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        let queue = wait == Wait::Stream && depot.can_queue(home);
+        let mut outcome = Ok(());
+        for mut pending in std::mem::take(&mut self.pending) {
+            pending.record(depot);
+            pending.events.retain(|event| {
+                let waits = match wait {
+                    Wait::Stream if queue => event.wait(home.stream()).is_ok(),
+                    Wait::Host => event.synchronize().is_ok(),
+                    _ => false,
+                };
+                !waits && !event.passed()
+            });
+            if pending.users.is_empty() && pending.events.is_empty() {
+                self.pending_bytes -= pending.bytes;
+                outcome = outcome.and(self.pool.free(pending.id));
+            } else {
+                self.pending.push(pending);
+            }
+        }
+        outcome
+    }
+
+    /// Strikes out a stream that is no more and has done all it was to do.
+    pub fn forget(&mut self, stream: Stream) {
+        for entry in self.blocks.values_mut() {
+            entry.users.retain(|&user| user != stream);
+        }
+        for pending in &mut self.pending {
+            pending.users.retain(|&user| user != stream);
+        }
+    }
+
+    /// Whether no block is live or pending.
+    pub fn is_idle(&self) -> bool {
+        self.blocks.is_empty() && self.pending.is_empty()
+    }
+}
+
+impl Pending {
+    /// Records what can be recorded by now.
+    fn record(&mut self, depot: &Depot) {
+        let events = &mut self.events;
+        self.users.retain(|&user| match depot.record(user) {
+            Some(event) => {
+                events.push(event);
+                false
+            }
+            None => true,
+        });
+    }
+}
