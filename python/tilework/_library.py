@@ -63,7 +63,7 @@ def _path() -> Path:
     if override:
         return Path(override).resolve()
     suffix = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
-    return Path(__file__).resolve().parent / f"libtilework{suffix}"
+    return Path(__file__).resolve().parent / "_native" / f"lib_native{suffix}"
 
 
 PATH = _path()
