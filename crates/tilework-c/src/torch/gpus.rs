@@ -86,8 +86,12 @@ pub fn record_stop() -> Result<()> {
     if plan.recording.take().is_none() {
         return Ok(());
     }
-    // Every trace is completed, whatever becomes of another.
-    made().map(|gpu| gpu.shared.stop_recording()).fold(Ok(()), |all, one| all.and(one.map_err(Failure::from)))
+    let mut all = Ok(());
+    for gpu in made() {
+        // Every trace is completed, whatever becomes of another.
+        all = all.and(gpu.shared.stop_recording());
+    }
+    Ok(all?)
 }
 
 /// The trace of a GPU: `run.csv.gz` for the first, `run.gpu1.csv.gz` for the second.
