@@ -217,6 +217,7 @@ functions! {
     ctx_get_current = "cuCtxGetCurrent"(context: *mut Context);
     ctx_push_current = "cuCtxPushCurrent_v2"(context: Context);
     ctx_pop_current = "cuCtxPopCurrent_v2"(context: *mut Context);
+    ctx_synchronize = "cuCtxSynchronize"();
     mem_get_info = "cuMemGetInfo_v2"(free: *mut usize, total: *mut usize);
     mem_get_allocation_granularity = "cuMemGetAllocationGranularity"(
         bytes: *mut usize, prop: *const AllocationProp, option: c_uint);

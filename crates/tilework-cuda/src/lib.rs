@@ -3,6 +3,7 @@
 //! ```text
 //!   device   Cuda: heaps are physical handles, mapped whole into reserved address space
 //!            Plain: the fallback on GPUs that cannot map; a range is one cuMemAlloc
+//!   streams  CudaStreams: order between streams, by events
 //!      │
 //!   gpu      one GPU's primary context; entering and leaving it around every call
 //!      │
@@ -26,6 +27,7 @@ mod error;
 #[cfg(all(target_os = "linux", any(test, feature = "testing")))]
 pub mod fake;
 pub mod gpu;
+pub mod streams;
 
 use tilework::device::Device;
 

@@ -32,6 +32,7 @@ pub(super) const TABLE: Functions = Functions {
     ctx_get_current,
     ctx_push_current,
     ctx_pop_current,
+    ctx_synchronize,
     mem_get_info,
     mem_get_allocation_granularity,
     mem_address_reserve,
@@ -221,6 +222,16 @@ unsafe extern "system" fn ctx_pop_current(context: *mut Context) -> Code {
         // SAFETY: as the caller of the driver's function answers for.
         unsafe { put(context, std::ptr::without_provenance_mut(popped)) }
     })
+}
+
+unsafe extern "system" fn ctx_synchronize() -> Code {
+    let code = serve("cuCtxSynchronize", Needs::Context, |state| {
+        if state.streams.any_capturing() { Err(STREAM_CAPTURE_UNSUPPORTED) } else { Ok(()) }
+    });
+    if code == SUCCESS {
+        Fake::of_this_thread().wait_until(|state| state.streams.all_done());
+    }
+    code
 }
 
 unsafe extern "system" fn mem_get_info(free: *mut usize, total: *mut usize) -> Code {

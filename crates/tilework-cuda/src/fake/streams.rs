@@ -107,6 +107,11 @@ impl Streams {
         self.streams.get(&stream.addr()).is_none_or(|queue| queue.work.is_empty())
     }
 
+    /// Whether all that was queued on any stream has run.
+    pub fn all_done(&self) -> bool {
+        self.streams.values().all(|queue| queue.work.is_empty())
+    }
+
     /// Whether the latest recording has been reached; true for one that was never recorded.
     pub fn is_reached(&self, event: Event) -> Result<bool, Code> {
         let recorded = self.events.get(&event.addr()).ok_or(INVALID_HANDLE)?;
