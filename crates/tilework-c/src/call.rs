@@ -5,7 +5,6 @@ use std::cell::RefCell;
 use std::ffi::{CString, c_char};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
-use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tilework::Error;
@@ -76,13 +75,16 @@ static FORKED: AtomicBool = AtomicBool::new(false);
 /// Makes children of this process, forked from now on, refuse every call: locks may be held there by
 /// threads that do not exist, and CUDA does not survive a fork. To be called before anything is opened.
 pub fn watch_forks() {
-    extern "C" fn in_child() {
-        FORKED.store(true, Ordering::Relaxed);
+    #[cfg(unix)]
+    {
+        extern "C" fn in_child() {
+            FORKED.store(true, Ordering::Relaxed);
+        }
+        static WATCHED: std::sync::Once = std::sync::Once::new();
+        // SAFETY: the handler may run at any time from now on, in a child that has one thread; it only stores
+        // to an atomic. It is forgotten when the library is unloaded.
+        WATCHED.call_once(|| _ = unsafe { libc::pthread_atfork(None, None, Some(in_child)) });
     }
-    static WATCHED: Once = Once::new();
-    // SAFETY: the handler may run at any time from now on, in a child that has one thread; it only stores
-    // to an atomic. It is forgotten when the library is unloaded.
-    WATCHED.call_once(|| _ = unsafe { libc::pthread_atfork(None, None, Some(in_child)) });
 }
 
 /// Runs `body` unless the process was forked; a panic ends here, as a failure.

@@ -15,4 +15,6 @@
 mod call;
 mod manager;
 mod open;
+// PyTorch's wheels with CUDA that have this C++ ABI are those for Linux.
+#[cfg(target_os = "linux")]
 mod torch;

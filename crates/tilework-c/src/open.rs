@@ -4,6 +4,9 @@ use tilework::device::Device;
 use tilework::manager::{Kind, Options};
 use tilework::shared::Shared;
 use tilework::shared::streams::{InOrder, Streams};
+use tilework_cuda::driver::Driver;
+use tilework_cuda::gpu::Gpu;
+use tilework_cuda::streams::CudaStreams;
 
 use crate::call::{Failure, Result, TileworkStatus};
 
@@ -44,12 +47,19 @@ pub fn shared(device: &str, settings: &Settings) -> Result<Shared> {
     Ok(shared)
 }
 
+/// The GPU with this ordinal, for what is not done through a device.
+pub fn gpu(ordinal: u32) -> Result<Gpu> {
+    let gpu = Driver::load().and_then(|driver| Gpu::open(driver, ordinal));
+    gpu.map_err(|e| Failure::new(TileworkStatus::DeviceFailed, e.to_string()))
+}
+
 fn open(name: &str) -> Result<(Box<dyn Device>, Box<dyn Streams>)> {
     let failed = |text: String| Failure::new(TileworkStatus::DeviceFailed, text);
     match tilework_cuda::ordinal(name) {
         Some(ordinal) => {
+            let gpu = gpu(ordinal)?;
             let device = tilework_cuda::open(ordinal).map_err(|e| failed(e.to_string()))?;
-            Ok((device, Box::new(InOrder)))
+            Ok((device, Box::new(CudaStreams::new(gpu))))
         }
         None if tilework::device::NAMES.contains(&name) => {
             Ok((tilework::device::open(name).map_err(|e| failed(e.to_string()))?, Box::new(InOrder)))

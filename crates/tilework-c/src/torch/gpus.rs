@@ -10,7 +10,7 @@ use tilework::shared::{PoolId, Shared};
 
 use super::filter::Filter;
 use super::stats::{Counters, DeviceStats};
-use crate::call::{self, Failure, Result, TileworkStatus};
+use crate::call::{self, Failure, Result};
 use crate::manager::{self, TileworkManager};
 use crate::open::{self, Settings};
 
@@ -137,15 +137,7 @@ fn open(ordinal: c_int, slot: &'static OnceLock<Gpu>) -> Result<&'static Gpu> {
 impl Gpu {
     fn open(ordinal: c_int, settings: &Settings) -> Result<Gpu> {
         let name = settings.device.clone().unwrap_or_else(|| format!("cuda:{ordinal}"));
-        let driver = match tilework_cuda::ordinal(&name) {
-            None => None,
-            Some(ordinal) => {
-                let failed =
-                    |e: tilework_cuda::CudaError| Failure::new(TileworkStatus::DeviceFailed, e.to_string());
-                let driver = tilework_cuda::driver::Driver::load().map_err(failed)?;
-                Some(tilework_cuda::gpu::Gpu::open(driver, ordinal).map_err(failed)?)
-            }
-        };
+        let driver = tilework_cuda::ordinal(&name).map(open::gpu).transpose()?;
         let shared = Arc::new(open::shared(&name, settings)?);
         Ok(Gpu {
             handle: manager::register(shared.clone()),
