@@ -33,8 +33,12 @@ use self::stats::{DeviceStats, FIGURES};
 use crate::call::{Failure, Result, TileworkStatus, guarded, status};
 use crate::manager::{TileworkManager, TileworkOptions, settings, text};
 
-/// A sentence that programs look for in errors of PyTorch.
-const LACK: &str = "CUDA out of memory. ";
+/// What PyTorch's sentence begins with, which programs look for.
+fn lack(bytes: usize, device: c_int, text: &str) -> String {
+    let text = text.strip_prefix("out of memory: ").unwrap_or(text);
+    let mib = bytes as f64 / f64::from(1 << 20);
+    format!("CUDA out of memory. Tried to allocate {mib:.2} MiB on GPU {device}. Tilework: {text}")
+}
 
 fn stream(stream: *mut c_void) -> Stream {
     Stream(stream.addr() as u64)
@@ -54,12 +58,8 @@ fn quietly(body: impl FnOnce() -> Result<()>) {
 fn or_throw<T>(body: impl FnOnce() -> Result<T>, otherwise: T) -> T {
     match guarded(body) {
         Ok(value) => value,
-        Err(Failure { status: TileworkStatus::OutOfMemory, text }) => {
-            exception::throw(format!("{LACK}{text}"), true);
-            otherwise
-        }
-        Err(Failure { text, .. }) => {
-            exception::throw(text, false);
+        Err(Failure { status, text }) => {
+            exception::throw(text, status == TileworkStatus::OutOfMemory);
             otherwise
         }
     }
@@ -80,8 +80,8 @@ pub unsafe extern "C" fn tilework_torch_configure(options: *const TileworkOption
     })
 }
 
-/// Stores the handle of the manager of a GPU, which is made if PyTorch has not used it yet. It cannot be
-/// destroyed while PyTorch allocates through it.
+/// Stores the handle of the manager of a GPU, which is made if PyTorch has not used it yet. Destroying it takes
+/// the handle away and leaves the manager to PyTorch.
 ///
 /// # Safety
 /// `out` must be null or valid for a write.
@@ -143,7 +143,13 @@ pub unsafe extern "C-unwind" fn tilework_torch_alloc(
     }
     or_throw(
         || {
-            let address = gpus::get(device)?.alloc(bytes as u64, self::stream(stream))?;
+            let served = gpus::get(device)?.alloc(bytes as u64, self::stream(stream));
+            let address = served.map_err(|failure| match failure.status {
+                TileworkStatus::OutOfMemory => {
+                    Failure { text: lack(bytes, device, &failure.text), ..failure }
+                }
+                _ => failure,
+            })?;
             Ok(ptr::with_exposed_provenance_mut(address as usize))
         },
         ptr::null_mut(),
