@@ -9,6 +9,11 @@
 
 static _Thread_local int current;
 
+// The stream that is being captured, if one is.
+static void *captured;
+static int captures;
+static unsigned long long capture;
+
 DO(cudaGetDevice, (int *device), *device = current)
 DO(cudaSetDevice, (int device), current = device)
 DO(cudaGetDeviceCount, (int *count), *count = 2)
@@ -24,8 +29,18 @@ DO(cudaDeviceSynchronize, (void), )
 DO(cudaDeviceCanAccessPeer, (int *can), *can = 0)
 DO(cudaDeviceGetStreamPriorityRange, (int *least, int *most), *least = *most = 0)
 DO(cudaStreamCreateWithPriority, (void **stream), *stream = malloc(1))
-DO(cudaStreamIsCapturing, (void *stream, int *status), (void)stream; *status = 0)
-DO(cudaStreamGetCaptureInfo, (void *stream, int *status), (void)stream; *status = 0)
+DO(cudaStreamIsCapturing, (void *stream, int *status), *status = captures && stream == captured)
+DO(cudaStreamGetCaptureInfo, (void *stream, int *status, unsigned long long *id),
+   *status = captures && stream == captured; if (id) *id = capture)
+DO(cudaStreamBeginCapture, (void *stream), captured = stream; captures = 1; capture++)
+DO(cudaStreamEndCapture, (void *stream, void **graph), (void)stream; captures = 0; *graph = malloc(1))
+DO(cudaGraphInstantiate, (void **executable), *executable = malloc(1))
+DO(cudaGraphInstantiateWithFlags, (void **executable), *executable = malloc(1))
+DO(cudaGraphGetNodes, (void *graph, void *nodes, size_t *count), (void)graph; (void)nodes; *count = 1)
+DO(cudaGraphLaunch, (void), )
+DO(cudaGraphDestroy, (void *graph), free(graph))
+DO(cudaGraphExecDestroy, (void *executable), free(executable))
+DO(cudaLaunchKernel, (void), )
 DO(cudaStreamSynchronize, (void), )
 DO(cudaStreamQuery, (void), )
 DO(cudaStreamWaitEvent, (void), )

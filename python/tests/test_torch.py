@@ -190,6 +190,37 @@ class Torch(unittest.TestCase):
             UNPATCHED,
         )
 
+    def test_a_graph_keeps_its_memory_until_it_is_gone(self):
+        self.program(
+            """
+            import gc
+            tilework.torch.enable(device="host")
+            outside = tensor(MIB)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                x = tensor(MIB)
+                place = x.data_ptr()
+                del x
+                out = tensor(2 * MIB)
+            uses = lambda: _library.LIB.tilework_torch_pool_uses(0, *pool)
+            pool = graph.pool()
+            assert uses() == 1
+            # What the graph used and freed is written again by every replay.
+            others = [tensor(MIB) for _ in range(8)]
+            assert all(y.data_ptr() != place for y in others)
+            graph.replay()
+            del out
+            torch.cuda.empty_cache()
+            assert torch.cuda.memory_reserved() >= 11 * MIB
+            del graph
+            gc.collect()
+            assert uses() == 0
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+            assert torch.cuda.memory_reserved() == 9 * MIB
+            """
+        )
+
     def test_benchmarks_of_convolutions(self):
         self.program(
             """
