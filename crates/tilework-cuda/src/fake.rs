@@ -13,7 +13,8 @@
 //! * while the thread's capture mode is not relaxed and a stream is being captured, calls that could
 //!   break the capture fail;
 //! * work queued on a stream that a test [holds](Fake::hold) is unfinished until it is
-//!   [let go](Fake::let_go).
+//!   [let go](Fake::let_go), and an unmapping of what it [uses](Fake::launch_using) is counted as the fault it
+//!   would be.
 //!
 //! A driver's functions have no argument that says which driver, so each thread has its own: the one it
 //! made last or was [given](Fake::attach). Every call is counted by its name and can be made to
@@ -26,7 +27,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use self::memory::Memory;
 use self::streams::Streams;
 use crate::driver::{
-    CAPTURE_GLOBAL, CAPTURE_RELAXED, Code, Context, Driver, INVALID_CONTEXT, NOT_INITIALIZED,
+    Address, CAPTURE_GLOBAL, CAPTURE_RELAXED, Code, Context, Driver, INVALID_CONTEXT, NOT_INITIALIZED,
     STREAM_CAPTURE_UNSUPPORTED, SUCCESS, Stream,
 };
 
@@ -75,6 +76,7 @@ struct State {
     retained: Vec<u32>,
     calls: BTreeMap<&'static str, u64>,
     faults: Vec<Fault>,
+    unmapped_under_work: u64,
 }
 
 struct Fault {
@@ -103,6 +105,7 @@ impl Fake {
             retained: vec![0; config.gpus as usize],
             calls: BTreeMap::new(),
             faults: Vec::new(),
+            unmapped_under_work: 0,
         };
         let fake = Fake { shared: Arc::new(Shared { state: Mutex::new(state), finished: Condvar::new() }) };
         fake.attach();
@@ -188,6 +191,18 @@ impl Fake {
     pub fn launch(&self, stream: Stream) {
         self.state().streams.launch(stream);
         self.run_queues();
+    }
+
+    /// As [`launch`](Fake::launch), for a kernel that uses `bytes` from `address`: until it has run, no mapping
+    /// there may be undone.
+    pub fn launch_using(&self, stream: Stream, address: Address, bytes: u64) {
+        self.state().streams.launch_using(stream, address, bytes);
+        self.run_queues();
+    }
+
+    /// How many unmappings took addresses away that queued work used: faults on a real GPU.
+    pub fn unmapped_under_work(&self) -> u64 {
+        self.state().unmapped_under_work
     }
 
     /// Keeps what is queued on `stream` from running.

@@ -338,7 +338,11 @@ unsafe extern "system" fn mem_map(
 }
 
 unsafe extern "system" fn mem_unmap(address: Address, bytes: usize) -> Code {
-    serve("cuMemUnmap", Needs::Memory, |state| state.memory.unmap(address, bytes as u64))
+    serve("cuMemUnmap", Needs::Memory, |state| {
+        state.memory.unmap(address, bytes as u64)?;
+        state.unmapped_under_work += u64::from(state.streams.use_any_of(address, bytes as u64));
+        Ok(())
+    })
 }
 
 unsafe extern "system" fn mem_set_access(

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::c_void;
 
-use crate::driver::{Code, Event, INVALID_HANDLE, Stream};
+use crate::driver::{Address, Code, Event, INVALID_HANDLE, Stream};
 
 /// The queues. Streams and events are numbered from one; the default stream is number zero and always is.
 #[derive(Default)]
@@ -30,9 +30,18 @@ struct Recorded {
 }
 
 enum Work {
-    Kernel,
-    Record { event: usize, time: u64 },
-    Wait { event: usize, time: u64 },
+    Kernel {
+        /// What it uses: first address and the one behind.
+        uses: (Address, Address),
+    },
+    Record {
+        event: usize,
+        time: u64,
+    },
+    Wait {
+        event: usize,
+        time: u64,
+    },
     Host(HostCall),
 }
 
@@ -93,7 +102,20 @@ impl Streams {
     }
 
     pub fn launch(&mut self, stream: Stream) {
-        self.queue(stream).work.push_back(Work::Kernel);
+        self.launch_using(stream, 0, 0);
+    }
+
+    pub fn launch_using(&mut self, stream: Stream, address: Address, bytes: u64) {
+        self.queue(stream).work.push_back(Work::Kernel { uses: (address, address + bytes) });
+    }
+
+    /// Whether work that has not run uses any of these addresses.
+    pub fn use_any_of(&self, address: Address, bytes: u64) -> bool {
+        let mut work = self.streams.values().flat_map(|queue| &queue.work);
+        work.any(|work| match *work {
+            Work::Kernel { uses: (from, to) } => from < address + bytes && address < to && from < to,
+            _ => false,
+        })
     }
 
     pub fn launch_host(&mut self, stream: Stream, call: HostCall) -> Result<(), Code> {
@@ -152,7 +174,7 @@ impl Streams {
                     }
                     moved = true;
                     match queue.work.pop_front().expect("seen above") {
-                        Work::Kernel | Work::Wait { .. } => {}
+                        Work::Kernel { .. } | Work::Wait { .. } => {}
                         Work::Record { event, time } => {
                             if let Some(recorded) = self.events.get_mut(&event) {
                                 recorded.reached = recorded.reached.max(time);

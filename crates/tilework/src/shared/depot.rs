@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::lane::Key;
 use super::streams::{Event, InOrder, Streams};
@@ -92,6 +92,8 @@ struct Late {
     range: RangeId,
     offset: u64,
     bytes: u64,
+    /// What is mapped there, and cannot be released before.
+    heaps: Vec<HeapId>,
     home: Arc<Home>,
     /// None: it could not be recorded yet.
     event: Option<Event>,
@@ -272,10 +274,16 @@ impl Depot {
         self.books.peak_held.store(self.books.held.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// The error of a request that could not be served.
+    /// The error of a request that could not be served. What was created for it and did not suffice goes back.
     pub fn out_of_memory(&self, request: u64, live: u64) -> Error {
+        let mut state = lock(&self.state);
+        let given = self.settle(&mut state).and(self.release(&mut state, u64::MAX, |_| true));
+        if let Err(error) = given {
+            tracing::warn!(%error, "device memory could not be given back: it stays held and is tried again");
+        }
         let Usage { mapped, held, .. } = self.usage();
-        let device_free = lock(&self.state).device.free_bytes();
+        let device_free = state.device.free_bytes();
+        drop(state);
         Error::OutOfMemory { request, live, mapped, held, limit: self.limit(), device_free }
     }
 
@@ -312,6 +320,16 @@ impl Depot {
         outcome.map(|()| released)
     }
 
+    /// Whether all that a lane has given back has its event.
+    pub fn has_marked_all(&self, home: &Home) -> bool {
+        let mut state = lock(&self.state);
+        // What fails is tried again, and does not change what is asked for here.
+        let _retried = self.settle(&mut state);
+        let unmarked = |of: &Home, event: &Option<Event>| of.key == home.key && event.is_none();
+        !state.late.iter().any(|late| unmarked(&late.home, &late.event))
+            && !state.stock.values().flatten().any(|entry| unmarked(&entry.home, &entry.event))
+    }
+
     /// Unmaps what is late and need not be any longer, and records events that could not be.
     fn settle(&self, state: &mut State) -> Result<(), DeviceError> {
         let mut outcome = Ok(());
@@ -321,13 +339,6 @@ impl Depot {
                     if home.is_orphan() { Some(Arc::clone(&self.done)) } else { self.record(home.stream()) };
             }
         };
-        for entry in state.stock.values_mut().flatten() {
-            record(&entry.home, &mut entry.event);
-            if entry.has_passed() {
-                // Asked once: the driver's answer costs a call.
-                entry.event = Some(Arc::clone(&self.done));
-            }
-        }
         for mut late in std::mem::take(&mut state.late) {
             record(&late.home, &mut late.event);
             let passed = late.event.as_ref().is_some_and(|event| event.passed());
@@ -336,6 +347,13 @@ impl Depot {
                 state.late.push(late);
             }
             outcome = outcome.and(unmapped.unwrap_or(Ok(())));
+        }
+        for entry in state.stock.values_mut().flatten() {
+            record(&entry.home, &mut entry.event);
+            if entry.has_passed() {
+                // Asked once: the driver's answer costs a call.
+                entry.event = Some(Arc::clone(&self.done));
+            }
         }
         for range in std::mem::take(&mut state.unreserve) {
             let empty = state.late.iter().all(|late| late.range != range.id);
@@ -365,10 +383,12 @@ impl Depot {
     ) -> Result<u64, DeviceError> {
         let mut released = 0;
         let mut outcome = Ok(());
-        let State { stock, device, .. } = state;
+        let State { stock, device, late, .. } = state;
+        let mapped: FxHashSet<HeapId> = late.iter().flat_map(|late| late.heaps.iter().copied()).collect();
         for (&bytes, heaps) in stock.iter_mut().rev() {
             heaps.retain(|entry| {
-                if released >= wanted || outcome.is_err() || !which(entry) || !entry.has_passed() {
+                let free = !mapped.contains(&entry.heap) && entry.has_passed();
+                if released >= wanted || outcome.is_err() || !which(entry) || !free {
                     return true;
                 }
                 outcome = device.release(entry.heap);
@@ -505,11 +525,13 @@ pub(super) struct Door {
     home: Arc<Home>,
     /// Length of each heap the lane has, bytes.
     lengths: FxHashMap<HeapId, u64>,
+    /// By range and offset: what is mapped there.
+    binds: BTreeMap<(RangeId, u64), HeapId>,
 }
 
 impl Door {
     pub fn new(depot: Arc<Depot>, home: Arc<Home>) -> Door {
-        Door { depot, home, lengths: FxHashMap::default() }
+        Door { depot, home, lengths: FxHashMap::default(), binds: BTreeMap::new() }
     }
 }
 
@@ -580,6 +602,7 @@ impl Device for Door {
     fn map(&mut self, range: RangeId, binds: &[Bind]) -> Result<(), DeviceError> {
         let mut state = self.depot.clear_way(range, binds)?;
         state.device.map(range, binds)?;
+        self.binds.extend(binds.iter().map(|bind| ((range, bind.range_offset), bind.heap)));
         add(&self.depot.books.mapped, binds.iter().map(|bind| bind.bytes).sum());
         Ok(())
     }
@@ -593,16 +616,22 @@ impl Device for Door {
         let event = depot.mark(&self.home);
         if !depot.caps.tiling {
             // Whoever cannot map a heap twice cannot give it on before it is unmapped either.
-            event
-                .ok_or_else(|| refused("work on the stream cannot be waited for at present"))?
-                .synchronize()?;
-            return depot.unmap(&mut lock(&depot.state), range, offset, bytes);
+            let Some(event) = &event else {
+                return Err(refused("work on the stream cannot be waited for at present"));
+            };
+            event.synchronize()?;
         }
+        let here = (range, offset)..(range, offset + bytes);
         let mut state = lock(&depot.state);
-        if event.as_ref().is_some_and(|event| event.passed()) {
-            return depot.unmap(&mut state, range, offset, bytes);
+        if !depot.caps.tiling || event.as_ref().is_some_and(|event| event.passed()) {
+            depot.unmap(&mut state, range, offset, bytes)?;
+        } else {
+            let heaps = self.binds.range(here.clone()).map(|(_, &heap)| heap).collect();
+            state.late.push(Late { range, offset, bytes, heaps, home: Arc::clone(&self.home), event });
         }
-        state.late.push(Late { range, offset, bytes, home: Arc::clone(&self.home), event });
+        while let Some((&at, _)) = self.binds.range(here.clone()).next() {
+            self.binds.remove(&at);
+        }
         Ok(())
     }
 

@@ -213,7 +213,10 @@ impl Shared {
         let lane = self.lane_at(address).ok_or(Error::UnknownAddress(address))?;
         let mut books = lane.lock();
         let entry = books.blocks.get_mut(&address).ok_or(Error::UnknownAddress(address))?;
-        if stream != lane.key.stream && !entry.users.contains(&stream) {
+        if stream == lane.key.stream {
+            // The lane's order covers it, also where another stream got the name of one that is no more.
+            lane.home.set_orphan(false);
+        } else if !entry.users.contains(&stream) {
             entry.users.push(stream);
         }
         Ok(())
@@ -637,6 +640,7 @@ impl Shared {
                 self.depot.may_give(&lane.home)
                     && self.trim_lane(lane, Wait::Nobody).is_ok()
                     && lane.lock().is_idle()
+                    && self.depot.has_marked_all(&lane.home)
             });
             if empty {
                 lanes().for_each(|lane| lane.home.set_pinned(true));
@@ -645,3 +649,6 @@ impl Shared {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;
