@@ -109,4 +109,5 @@ def address(name: str) -> int:
 
 def version() -> str:
     """The library's version."""
-    return LIB.tilework_version().decode()
+    text: bytes = LIB.tilework_version()
+    return text.decode()

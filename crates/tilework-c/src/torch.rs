@@ -337,7 +337,8 @@ pub extern "C" fn tilework_torch_pool_uses(device: c_int, first: u64, second: u6
 /// cudnn.benchmark, pools of torch.cuda.MemPool, the memory functions of torch.accelerator. To be called once
 /// the allocator is PyTorch's current one, before it allocates.
 ///
-/// Returns what was found and done, as bits: 1 statistics, 2 cacheInfo, 4 memory pools, 8 torch.accelerator.
+/// Returns what was found and done, as bits: 1 statistics, 2 cacheInfo, 4 memory pools, 8 torch.accelerator,
+/// 16 copies between GPUs.
 /// What does not look exactly as in the version of PyTorch that this was written for is left as it is.
 ///
 /// # Safety

@@ -17,7 +17,9 @@
 //! exactly so, nothing is replaced, and Python answers what it can.
 
 use std::ffi::{CString, c_int, c_void};
+use std::mem::transmute;
 use std::ptr;
+use std::sync::OnceLock;
 
 use tilework::shared::PoolId;
 
@@ -34,6 +36,9 @@ const CACHE_INFO: u32 = 2;
 const POOLS: u32 = 4;
 /// The allocator is the one that `torch.accelerator` asks.
 const ACCELERATOR: u32 = 8;
+
+/// Copies between GPUs are made the way that memory mapped by a driver needs.
+const PEERS: u32 = 16;
 
 /// Entries of the table in PyTorch 2.11, without the two words before them.
 const ENTRIES: usize = 50;
@@ -101,7 +106,53 @@ mod entries {
 
     /// Whether a pool's segments may be split: ours have none.
     pub extern "C" fn set_no_split(_: This, _: i8, _: u64, _: u64) {}
+
+    /// A copy from GPU to GPU. Whether PyTorch has made them peers says nothing of memory that is mapped, and
+    /// the plain copy that PyTorch's plug-ins make fails on it.
+    #[expect(clippy::too_many_arguments, reason = "PyTorch's signature")]
+    pub unsafe extern "C" fn memcpy_async(
+        this: This,
+        to: *mut c_void,
+        to_device: c_int,
+        from: *const c_void,
+        from_device: c_int,
+        bytes: usize,
+        stream: *mut c_void,
+        peers: bool,
+    ) -> c_int {
+        let copies = COPIES.get().expect("found before the table was put in place");
+        // SAFETY: PyTorch's own arguments, passed on to its own function or to the runtime's for this.
+        unsafe {
+            if to_device == from_device {
+                (copies.plain)(this, to, to_device, from, from_device, bytes, stream, peers)
+            } else {
+                (copies.between)(to, to_device, from, from_device, bytes, stream)
+            }
+        }
+    }
 }
+
+/// The functions that copy.
+struct Copies {
+    /// PyTorch's, for copies on one GPU.
+    plain: Plain,
+    /// `cudaMemcpyPeerAsync` of the runtime that PyTorch uses.
+    between: Between,
+}
+
+type Plain = unsafe extern "C" fn(
+    *mut c_void,
+    *mut c_void,
+    c_int,
+    *const c_void,
+    c_int,
+    usize,
+    *mut c_void,
+    bool,
+) -> c_int;
+type Between = unsafe extern "C" fn(*mut c_void, c_int, *const c_void, c_int, usize, *mut c_void) -> c_int;
+
+static COPIES: OnceLock<Copies> = OnceLock::new();
 
 /// Replaces what can be replaced and tells what that was.
 ///
@@ -128,7 +179,7 @@ unsafe fn table() -> u32 {
     // SAFETY: the object's first word is its table, as the plan has seen, and nobody uses it meanwhile. The
     // copy has the same functions but for those below, each with the signature of the one it replaces.
     unsafe { plan.object.write(copy[2..].as_ptr()) };
-    STATISTICS | CACHE_INFO | POOLS
+    STATISTICS | CACHE_INFO | POOLS | PEERS
 }
 
 /// A table to put in place.
@@ -170,6 +221,11 @@ impl Plan {
         let release = place("11releasePoolEaSt4pairIyyE")?;
         let share = place("14shareIpcHandleEPv")?;
         let ipc = place("12getIpcDevPtrENSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE")?;
+        let copy = place("11memcpyAsyncEPviPKvimP11CUstream_stb")?;
+        // The runtime that PyTorch's library is bound to: a preloaded one, else the one it is linked to.
+        let between = Library::program()
+            .and_then(|program| program.find(c"cudaMemcpyPeerAsync"))
+            .or_else(|| Library::loaded(c"libc10_cuda.so")?.find(c"cudaMemcpyPeerAsync"))?;
         // This signature is that of 2.11.
         let record = place(
             "13recordHistoryEbPFSt10shared_ptrIN3c1015GatheredContextEEvEmNS4_22CachingDeviceAllocator13\
@@ -180,6 +236,16 @@ impl Plan {
         if share != release + 6 || ipc != share + 1 || record != ipc + 2 {
             return None;
         }
+        // SAFETY: the mangled name of the first says its arguments and PyTorch's header its result; the second
+        // is as the runtime's documentation has it.
+        let copies = unsafe {
+            Copies {
+                plain: transmute::<Entry, Plain>(table[copy]),
+                between: transmute::<*mut c_void, Between>(between.as_ptr()),
+            }
+        };
+        COPIES.get_or_init(|| copies);
+        table[copy] = entries::memcpy_async as Entry;
         table[device_stats] = entries::get_device_stats as Entry;
         table[accumulated] = entries::reset_accumulated_stats as Entry;
         table[peaks] = entries::reset_peak_stats as Entry;
@@ -208,7 +274,7 @@ unsafe fn accelerator() -> u32 {
     // SAFETY: the name says that it is a function of a kind of device (a signed byte), an allocator and an
     // unsigned byte; the object is an allocator that PyTorch keeps.
     unsafe {
-        let set = std::mem::transmute::<*mut c_void, SetAllocator>(set.as_ptr());
+        let set = transmute::<*mut c_void, SetAllocator>(set.as_ptr());
         set(CUDA, object.as_ptr().cast(), PRIORITY);
     }
     ACCELERATOR

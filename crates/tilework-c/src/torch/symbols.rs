@@ -20,6 +20,12 @@ impl Library {
         Library::with(name, 0)
     }
 
+    /// What the whole program sees: its executable, what that is linked to, and what was preloaded.
+    pub fn program() -> Option<Library> {
+        // SAFETY: no name is the program itself, and nothing is loaded.
+        NonNull::new(unsafe { libc::dlopen(ptr::null(), libc::RTLD_LAZY) }).map(Library)
+    }
+
     fn with(name: &CStr, flags: i32) -> Option<Library> {
         // SAFETY: the name is terminated; libraries that are asked for are loaded already or the system's.
         NonNull::new(unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_LAZY | flags) }).map(Library)
