@@ -85,7 +85,7 @@ fn threads_and_streams_never_share_memory() {
                             Err(Error::OutOfMemory { .. }) => {}
                             Err(error) => panic!("{error}"),
                         }
-                        if live.len() > 12 || random() % 3 == 0 {
+                        if live.len() > 12 || random().is_multiple_of(3) {
                             let Some(block): Option<Filled> = live.pop_front() else { continue };
                             block.check();
                             match random() % 4 {

@@ -131,7 +131,7 @@ impl Pool {
     /// As [`Manager::alloc`].
     pub fn serve(&mut self, bytes: u64) -> Result<Served> {
         self.check_request(bytes)?;
-        Ok(match self.from_held(bytes)? {
+        Ok(match self.place_in_held(bytes)? {
             Ok(block) => Served::Block(block),
             Err(lacks) => Served::Lacks(u64::from(lacks) * GRAIN),
         })
@@ -202,7 +202,7 @@ impl Pool {
 
     fn grow_and_place(&mut self, bytes: u64, grown: &mut Vec<Heap>) -> Result<Block> {
         loop {
-            match self.from_held(bytes)? {
+            match self.place_in_held(bytes)? {
                 Ok(block) => return Ok(block),
                 Err(lacks) => self.grow(bytes, lacks, grown)?,
             }
@@ -210,7 +210,7 @@ impl Pool {
     }
 
     /// Serves a request without creating anything, or says how many grains lack.
-    fn from_held(&mut self, bytes: u64) -> Result<Result<Block, u32>> {
+    fn place_in_held(&mut self, bytes: u64) -> Result<Result<Block, u32>> {
         let len = grains(bytes) as u32;
         loop {
             if let Some(place) = self.extents.alloc(bytes) {

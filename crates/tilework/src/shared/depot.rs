@@ -407,7 +407,7 @@ impl Depot {
 
     /// Takes a heap of this length from the stock: one that `home` may have without waiting, or, when its pool
     /// is pressed, one that it has to wait for.
-    fn from_stock(&self, state: &mut State, home: &Home, bytes: u64) -> Option<Stocked> {
+    fn take_stock(&self, state: &mut State, home: &Home, bytes: u64) -> Option<Stocked> {
         let heaps = state.stock.get_mut(&bytes)?;
         let at = heaps.iter().rposition(|entry| suits(home, entry))?;
         let entry = heaps.remove(at);
@@ -418,7 +418,7 @@ impl Depot {
         Some(entry)
     }
 
-    fn to_stock(&self, state: &mut State, bytes: u64, entry: Stocked) {
+    fn put_in_stock(&self, state: &mut State, bytes: u64, entry: Stocked) {
         state.stock.entry(bytes).or_default().push(entry);
         add(&self.books.stock, bytes);
     }
@@ -442,12 +442,12 @@ impl Depot {
         if let Err(error) = settled {
             tracing::warn!(%error, "device memory could not be given back: it stays held and is tried again");
         }
-        if let Some(entry) = self.from_stock(&mut state, home, bytes) {
+        if let Some(entry) = self.take_stock(&mut state, home, bytes) {
             let heap = entry.heap;
             return match self.follow(home, &entry) {
                 Ok(()) => Ok(heap),
                 Err(error) => {
-                    self.to_stock(&mut state, bytes, entry);
+                    self.put_in_stock(&mut state, bytes, entry);
                     Err(error)
                 }
             };
@@ -589,7 +589,11 @@ impl Device for Door {
         if depot.caps.tiling {
             let event = depot.mark(&self.home);
             let since = state.executions;
-            depot.to_stock(&mut state, bytes, Stocked { heap, home: Arc::clone(&self.home), event, since });
+            depot.put_in_stock(
+                &mut state,
+                bytes,
+                Stocked { heap, home: Arc::clone(&self.home), event, since },
+            );
         } else {
             // Where a heap has one address for good, the next lane would have no use for it.
             state.device.release(heap)?;

@@ -275,7 +275,8 @@ impl Shared {
     }
 
     /// Gives one reference on a graph's pool back. With the last one its memory is free to others, though not
-    /// at once, as its graph may still be running: at the next [`trim`](Shared::trim), or when memory lacks.
+    /// at once, as its graph may still be running: at the next [`trim`](Shared::trim), or when memory lacks,
+    /// while no pool is open and no stream captured.
     /// Live blocks stay valid. Does nothing for a pool that is not known.
     ///
     /// # Errors
@@ -620,8 +621,9 @@ impl Shared {
         let slots = self.pools.retired();
         let capturing =
             |lane: &Lane| !lane.home.is_orphan() && self.depot.streams().is_capturing(lane.key.stream);
-        // While a stream is being captured the device may not be waited for.
-        if slots.is_empty() || self.lanes.iter().any(capturing) {
+        // While a stream is being captured the device may not be waited for; with a pool open one that no lane
+        // knows of may be.
+        if slots.is_empty() || self.pools.any_open() || self.lanes.iter().any(capturing) {
             return Ok(());
         }
         self.depot.streams().synchronize_device()?;

@@ -54,7 +54,7 @@ impl Pools {
     #[inline]
     pub fn slot_for(&self, stream: Stream) -> u32 {
         // A thread that opens a pool and then makes a request sees what it wrote itself.
-        if self.open.load(Ordering::Relaxed) == 0 { 0 } else { self.ask(stream) }
+        if self.any_open() { self.ask(stream) } else { 0 }
     }
 
     #[cold]
@@ -111,6 +111,11 @@ impl Pools {
             state.retired.push(slot);
         }
         self.count(&state);
+    }
+
+    /// Whether any pool is open.
+    pub fn any_open(&self) -> bool {
+        self.open.load(Ordering::Relaxed) != 0
     }
 
     /// The slots that are retired at present.

@@ -488,11 +488,11 @@ fn a_recording_has_the_requests_of_all_streams() {
     assert_eq!(events, expected);
 }
 
-/// Random operations on four streams, with a graph's pool, forgotten streams, limits and failing calls. The
-/// world finds races and unmappings under work, the rig blocks that share memory.
+/// Random operations on four streams, with captures into graphs' pools, forgotten streams, limits and failing
+/// calls. The world finds races and unmappings under work, the rig blocks that share memory.
 #[test]
 fn random_operations_race_with_nothing() {
-    for seed in 1..=100 {
+    for seed in 1..=200 {
         random_operations(seed, seed % 3 == 0);
     }
 }
@@ -504,7 +504,7 @@ fn random_operations(seed: u64, failing: bool) {
     let mut random = xorshift(seed);
     let streams = [A, B, C, Stream(0)];
     let mut users: BTreeMap<u64, Vec<Stream>> = BTreeMap::new();
-    let mut pool: Option<u64> = None;
+    let mut pool: Option<(u64, Stream)> = None;
     let mut pools = 0;
     if failing {
         rig.faults.set(Plan::every(13));
@@ -533,7 +533,7 @@ fn random_operations(seed: u64, failing: bool) {
                 if let Some((address, owner)) = some {
                     // The program orders its own uses of a block; the front is told who they are.
                     let users = users.get_mut(&address).expect("every live block has its users");
-                    let user = if random() % 2 == 0 { owner } else { stream };
+                    let user = if random().is_multiple_of(2) { owner } else { stream };
                     users.iter().for_each(|&other| rig.world.order(user, other));
                     if !users.contains(&user) {
                         rig.front.record_stream(address, user).unwrap();
@@ -555,14 +555,17 @@ fn random_operations(seed: u64, failing: bool) {
             30 => match pool.take() {
                 None => {
                     pools += 1;
-                    pool = Some(pools);
+                    pool = Some((pools, stream));
+                    rig.world.capture(stream, true);
                     rig.front.begin_pool(PoolId(pools, 0), Box::new(move |of| of == stream)).unwrap();
                 }
-                Some(id) => {
+                Some((id, captured)) => {
+                    rig.world.capture(captured, false);
                     rig.front.end_pool(PoolId(id, 0)).unwrap();
                     rig.front.release_pool(PoolId(id, 0)).unwrap();
                 }
             },
+            _ if pool.is_some_and(|(_, captured)| captured == stream) => {}
             _ => {
                 // A stream that is made later may have the same name: its uses are told anew.
                 users.values_mut().for_each(|users| users.retain(|&user| user != stream));
@@ -574,7 +577,8 @@ fn random_operations(seed: u64, failing: bool) {
     rig.faults.clear();
     let live: Vec<u64> = rig.live.keys().copied().collect();
     live.into_iter().for_each(|address| rig.free(address));
-    if let Some(id) = pool {
+    if let Some((id, captured)) = pool {
+        rig.world.capture(captured, false);
         rig.front.release_pool(PoolId(id, 0)).unwrap();
     }
     rig.front.trim().unwrap();
