@@ -109,7 +109,6 @@ mod entries {
 
     /// A copy from GPU to GPU. Whether PyTorch has made them peers says nothing of memory that is mapped, and
     /// the plain copy that PyTorch's plug-ins make fails on it.
-    #[expect(clippy::too_many_arguments, reason = "PyTorch's signature")]
     pub unsafe extern "C" fn memcpy_async(
         this: This,
         to: *mut c_void,

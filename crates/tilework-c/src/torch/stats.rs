@@ -162,3 +162,6 @@ impl Counters {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
