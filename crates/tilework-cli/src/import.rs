@@ -100,3 +100,46 @@ fn write(path: &Path, events: &[Event]) -> io::Result<()> {
     }
     writer.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use tilework::manager::Stream;
+
+    use super::snapshot::Block;
+    use super::*;
+
+    fn with_live(devices: &[usize]) -> Snapshot {
+        let block = |&device| Block { device, address: 512, bytes: 1, stream: Stream(0) };
+        Snapshot { live: devices.iter().map(block).collect(), traces: vec![] }
+    }
+
+    #[test]
+    fn one_gpu_needs_no_choice_and_several_do() {
+        assert_eq!(device(&with_live(&[2, 2]), None).unwrap(), 2);
+        assert_eq!(device(&with_live(&[0, 3]), Some(3)).unwrap(), 3);
+        let error = device(&with_live(&[3, 0]), None).unwrap_err();
+        assert!(error.is::<Usage>());
+        assert_eq!(
+            error.to_string(),
+            "the snapshot has allocations of the GPUs 0, 3: choose one with --device"
+        );
+        assert!(device(&with_live(&[0, 3]), Some(1)).unwrap_err().is::<Usage>());
+    }
+
+    #[test]
+    fn damaged_snapshots_are_refused_or_read_and_never_more() {
+        let whole = include_bytes!("../tests/data/snapshot.pickle");
+        for at in 0..whole.len() {
+            for damage in [0x01, 0x80, 0xff] {
+                let mut file = whole.to_vec();
+                file[at] ^= damage;
+                if let Ok(snapshot) = Snapshot::read(file) {
+                    let events = events::of(&snapshot, 0);
+                    // What makes no sense is an error here, at the latest.
+                    _ = Trace::from_events("damaged", events);
+                }
+            }
+            assert!(Snapshot::read(whole[..at].to_vec()).is_err(), "cut at {at}");
+        }
+    }
+}
