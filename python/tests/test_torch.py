@@ -137,6 +137,7 @@ class Torch(unittest.TestCase):
             torch.empty(1, device="cuda")
             torch.cuda.set_per_process_memory_fraction(0.5)
             assert torch.cuda.get_per_process_memory_fraction() == 0.5
+            refused(RuntimeError, "from 0 to 1", lambda: torch._C._cuda_setMemoryFraction(2.0, 0))
             """
         )
 
@@ -299,6 +300,7 @@ class Torch(unittest.TestCase):
             if child == 0:
                 del x
                 torch._C._cuda_emptyCache()
+                refused(RuntimeError, "forked", lambda: torch._C._cuda_cudaCachingAllocator_raw_alloc(64, 0))
                 os._exit(0)
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
             """
