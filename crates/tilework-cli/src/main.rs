@@ -5,6 +5,7 @@ mod choose;
 mod compare;
 mod engine;
 mod exit;
+mod import;
 mod log;
 mod plot;
 mod progress;
@@ -39,6 +40,7 @@ Examples:
                                                   every manager and ONNX Runtime's own arena
   tilework replay trace.csv.gz                    one manager, pass by pass
   tilework compare trace.csv.gz --plot held.svg   every manager, as a table and a picture
+  tilework import snapshot.pickle                 a PyTorch memory snapshot, as a trace
 
 Exit codes: 0 done, 1 failed, 2 wrong usage.";
 
@@ -47,6 +49,7 @@ enum Command {
     Run(run::Args),
     Replay(replay::Args),
     Compare(compare::Args),
+    Import(import::Args),
     #[command(hide = true)]
     Worker(worker::Args),
 }
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Import(args) => import::run(&args),
         Command::Worker(args) => worker::run(&args),
     };
     exit::code(result)

@@ -1,0 +1,204 @@
+/* Tilework: memory for models, for C and whatever calls C.
+ *
+ * Written by cbindgen from crates/tilework-c/src; the words are those of the library's glossary.
+ *
+ *   tilework_manager *manager;
+ *   tilework_options options = {sizeof options, "cuda:0"};
+ *   if (tilework_create(&options, &manager)) puts(tilework_last_error());
+ *
+ * Every function may be called from any thread. None ends the process or prints. An address is one of the
+ * device: a pointer only where the device is "host". Streams are the device's own, such as a cudaStream_t.
+ */
+
+#ifndef TILEWORK_H
+#define TILEWORK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+// A manager.
+typedef struct tilework_manager tilework_manager;
+
+// What a function answers. On anything but `TILEWORK_STATUS_OK`, `tilework_last_error` has a sentence.
+typedef enum tilework_status {
+  // Done.
+  TILEWORK_STATUS_OK = 0,
+  // A null pointer, a manager that is not there, an unknown name, a size of zero.
+  TILEWORK_STATUS_INVALID_ARGUMENT = 1,
+  // Physical memory ran out, after everything unused had been given back.
+  TILEWORK_STATUS_OUT_OF_MEMORY = 2,
+  // No live block begins at the address.
+  TILEWORK_STATUS_UNKNOWN_ADDRESS = 3,
+  // The device could not be opened, or failed; what had been done was undone.
+  TILEWORK_STATUS_DEVICE_FAILED = 4,
+  // Not possible here.
+  TILEWORK_STATUS_UNSUPPORTED = 5,
+  // The process is a child, made by fork from one that had managers: these stay with the parent.
+  TILEWORK_STATUS_FORKED = 6,
+  // A defect of this library.
+  TILEWORK_STATUS_INTERNAL = 7,
+} tilework_status;
+
+// How a manager is to be. Set `size` to `sizeof(tilework_options)` and everything else to zero, then what
+// is to differ.
+typedef struct tilework_options {
+  // `sizeof(tilework_options)`: a later version of this structure is longer.
+  size_t size;
+  // Whose memory: "cuda" or "cuda:0", "cuda:1" and so on, "host", "sim-h200",
+  // "sim-d3d12", "null".
+  const char *device;
+  // Who serves: "tiled", also when null; no other serves threads and streams.
+  const char *manager;
+  // Physical memory that is created at once, bytes; 0 for the default.
+  uint64_t heap_bytes;
+  // The most physical memory that may be held, bytes; 0 for no limit.
+  uint64_t limit_bytes;
+  // Executions after which an unused mapping is undone; 0 for the default.
+  uint32_t mapping_age;
+  // Executions after which an empty heap is released; 0 for the default.
+  uint32_t heap_age;
+} tilework_options;
+
+// Tells whether requests on `stream`, by the calling thread, go to a pool. It may be called by any thread,
+// during any `tilework_alloc` between the pool's begin and end, and must not call the manager.
+typedef bool (*tilework_pool_filter)(void *stream, void *user_data);
+
+// What a manager has and had. Set `size` to `sizeof(tilework_figures)` before the call.
+typedef struct tilework_figures {
+  // `sizeof(tilework_figures)`: as much is written.
+  size_t size;
+  // Bytes requested and not yet freed, and the most there were.
+  uint64_t live;
+  // See `live`.
+  uint64_t peak_live;
+  // Bytes of physical memory created and not released, and the most there were.
+  uint64_t held;
+  // See `held`.
+  uint64_t peak_held;
+  // Bytes of address space backed by memory; memory mapped twice counts twice.
+  uint64_t mapped;
+  // Bytes of address space reserved.
+  uint64_t reserved;
+  // The part of `held` that no stream has, ready for any, bytes.
+  uint64_t stock;
+  // Bytes freed that wait for the streams that used them.
+  uint64_t pending;
+  // The part of `held` that the device failed to take back, bytes.
+  uint64_t leftover;
+  // Blocks live.
+  uint64_t blocks;
+  // Requests served.
+  uint64_t allocations;
+  // Blocks freed.
+  uint64_t frees;
+  // Requests refused for want of memory.
+  uint64_t ooms;
+  // Requests before which everything unused was given back.
+  uint64_t retries;
+} tilework_figures;
+
+#ifdef __cplusplus
+extern "C" {
+#endif // __cplusplus
+
+// The library's version, such as "0.1.0".
+const char *tilework_version(void);
+
+// Why the last call that failed on this thread did: a sentence, valid until the next one fails. Null when
+// none has.
+const char *tilework_last_error(void);
+
+// Makes a manager and stores its handle.
+//
+// # Safety
+// `options` must point to the structure, with its `size` set and its texts null or terminated; `out` must
+// be null or valid for a write.
+enum tilework_status tilework_create(const struct tilework_options *options, tilework_manager **out);
+
+// Gives everything of a manager back. No queued work may use its memory any more. A call that another
+// thread has begun is finished first.
+enum tilework_status tilework_destroy(tilework_manager *manager);
+
+// Serves a request of `bytes` for work on `stream` and stores its address. The contents are undefined.
+//
+// # Safety
+// `out` must be null or valid for a write.
+enum tilework_status tilework_alloc(tilework_manager *manager, uint64_t bytes, void *stream, uint64_t *out);
+
+// Takes a block back, once no work but that queued on its stream uses it.
+enum tilework_status tilework_free(tilework_manager *manager, uint64_t address);
+
+// As `tilework_free`, where the last use is queued on another stream than the request's.
+enum tilework_status tilework_free_on(tilework_manager *manager, uint64_t address, void *stream);
+
+// Says that work on `stream` uses a block: once freed, it waits for what is queued there then.
+enum tilework_status tilework_record_stream(tilework_manager *manager, uint64_t address, void *stream);
+
+// Stores where the live block that contains `address` begins and how long it is. Either place may be null.
+//
+// # Safety
+// `start` and `bytes` must each be null or valid for a write.
+enum tilework_status tilework_block_of(tilework_manager *manager,
+                                       uint64_t address,
+                                       uint64_t *start,
+                                       uint64_t *bytes);
+
+// From now on until `tilework_end_pool`, requests that `filter` lets in go to the private pool named by
+// the two numbers: its memory serves nobody else until the pool is released. A null filter lets all in.
+//
+// # Safety
+// `filter` must be null or a function as its type says, callable with `user_data` until the pool is ended.
+enum tilework_status tilework_begin_pool(tilework_manager *manager,
+                                         uint64_t first,
+                                         uint64_t second,
+                                         tilework_pool_filter filter,
+                                         void *user_data);
+
+// Ends what `tilework_begin_pool` began. What was allocated stays.
+enum tilework_status tilework_end_pool(tilework_manager *manager, uint64_t first, uint64_t second);
+
+// Gives a private pool up, once for each begin: its memory serves everybody again when its blocks are free
+// and no queued work can use it.
+enum tilework_status tilework_release_pool(tilework_manager *manager, uint64_t first, uint64_t second);
+
+// Says that a stream is about to be destroyed: what waits for it is waited for now.
+enum tilework_status tilework_forget_stream(tilework_manager *manager, void *stream);
+
+// Tells that one execution of the model has ended: the clock by which unused mappings and empty heaps grow
+// old and are given back.
+enum tilework_status tilework_end_of_execution(tilework_manager *manager);
+
+// Gives back everything unused now and stores how many bytes of physical memory that was; `released` may be
+// null.
+//
+// # Safety
+// `released` must be null or valid for a write.
+enum tilework_status tilework_trim(tilework_manager *manager, uint64_t *released);
+
+// Sets the most physical memory that may be held, bytes; 0 for no limit. What is held above it stays.
+enum tilework_status tilework_set_limit(tilework_manager *manager, uint64_t limit_bytes);
+
+// Stores the manager's figures.
+//
+// # Safety
+// `out` must be null or point to the structure, with its `size` set.
+enum tilework_status tilework_stats(tilework_manager *manager, struct tilework_figures *out);
+
+// Makes the peaks start again from what is live and held now.
+enum tilework_status tilework_reset_peaks(tilework_manager *manager);
+
+// Begins to write each request and free to a trace, which has its name once the recording is stopped.
+//
+// # Safety
+// `path` must be null or a terminated string.
+enum tilework_status tilework_record_start(tilework_manager *manager, const char *path);
+
+// Ends the recording and gives the trace its name.
+enum tilework_status tilework_record_stop(tilework_manager *manager);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif  // __cplusplus
+
+#endif  /* TILEWORK_H */

@@ -1,0 +1,73 @@
+//! A shared manager by the name of its device.
+
+use tilework::device::Device;
+use tilework::manager::{Kind, Options};
+use tilework::shared::Shared;
+use tilework::shared::streams::{InOrder, Streams};
+use tilework_cuda::driver::Driver;
+use tilework_cuda::gpu::Gpu;
+use tilework_cuda::streams::CudaStreams;
+
+use crate::call::{Failure, Result, TileworkStatus};
+
+/// What a manager is to be like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// The device's name; `None` where none was given.
+    pub device: Option<String>,
+    /// Who serves.
+    pub kind: Kind,
+    /// How.
+    pub options: Options,
+    /// The most that may be held, bytes.
+    pub limit: Option<u64>,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { device: None, kind: Kind::Tiled, options: Options::default(), limit: None }
+    }
+}
+
+/// Whether there can be such a manager.
+pub fn check(settings: &Settings) -> Result<()> {
+    if settings.kind != Kind::Tiled {
+        let text = format!("{} does not serve threads and streams: tiled does", settings.kind);
+        return Err(Failure::new(TileworkStatus::Unsupported, text));
+    }
+    Ok(())
+}
+
+/// A manager on the device called `device`.
+pub fn shared(device: &str, settings: &Settings) -> Result<Shared> {
+    check(settings)?;
+    let (device, streams) = open(device)?;
+    let shared = Shared::new(device, streams, &settings.options)?;
+    shared.set_limit(settings.limit);
+    Ok(shared)
+}
+
+/// The GPU with this ordinal, for what is not done through a device.
+pub fn gpu(ordinal: u32) -> Result<Gpu> {
+    let gpu = Driver::load().and_then(|driver| Gpu::open(driver, ordinal));
+    gpu.map_err(|e| Failure::new(TileworkStatus::DeviceFailed, e.to_string()))
+}
+
+fn open(name: &str) -> Result<(Box<dyn Device>, Box<dyn Streams>)> {
+    let failed = |text: String| Failure::new(TileworkStatus::DeviceFailed, text);
+    match tilework_cuda::ordinal(name) {
+        Some(ordinal) => {
+            let gpu = gpu(ordinal)?;
+            let device = tilework_cuda::open(ordinal).map_err(|e| failed(e.to_string()))?;
+            Ok((device, Box::new(CudaStreams::new(gpu))))
+        }
+        None if tilework::device::NAMES.contains(&name) => {
+            Ok((tilework::device::open(name).map_err(|e| failed(e.to_string()))?, Box::new(InOrder)))
+        }
+        None => {
+            let known = tilework::device::NAMES.join(", ");
+            let text = format!("unknown device {name:?}: the devices are {known}, cuda and cuda:N");
+            Err(Failure::argument(text))
+        }
+    }
+}

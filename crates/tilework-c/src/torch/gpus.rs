@@ -1,0 +1,278 @@
+//! One shared manager for each GPU that PyTorch uses.
+
+use std::collections::HashMap;
+use std::ffi::c_int;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use tilework::manager::Stream;
+use tilework::shared::{PoolId, Shared};
+
+use super::filter::Filter;
+use super::stats::{Counters, DeviceStats};
+use crate::call::{self, Failure, Result};
+use crate::manager::{self, TileworkManager};
+use crate::open::{self, Settings};
+
+/// As many GPUs as PyTorch can count: its device index is a signed byte.
+const MOST: usize = 128;
+
+static GPUS: [OnceLock<Gpu>; MOST] = [const { OnceLock::new() }; MOST];
+
+/// Held while a GPU is opened.
+static PLAN: Mutex<Plan> = Mutex::new(Plan { settings: None, recording: None });
+
+/// What is done when a GPU is opened.
+struct Plan {
+    /// How it is opened.
+    settings: Option<Settings>,
+    /// Where its requests are recorded; the name is that of the first GPU's trace.
+    recording: Option<PathBuf>,
+}
+
+impl Plan {
+    fn lock() -> MutexGuard<'static, Plan> {
+        // Each part is replaced as a whole.
+        PLAN.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A GPU's manager and what PyTorch wants to know beyond it. Lives as long as the process.
+pub struct Gpu {
+    shared: Arc<Shared>,
+    handle: usize,
+    limit: Option<u64>,
+    /// The memory of the GPU, bytes, where it has an end.
+    total_bytes: Option<u64>,
+    /// For what only the driver knows; none where the device is not a GPU.
+    driver: Option<tilework_cuda::gpu::Gpu>,
+    books: Mutex<Books>,
+}
+
+struct Books {
+    counters: Counters,
+    fraction: f64,
+    /// References on pools, as PyTorch counts them.
+    pools: HashMap<PoolId, c_int>,
+}
+
+/// Says how GPUs are to be opened.
+pub fn configure(settings: Settings) -> Result<()> {
+    open::check(&settings)?;
+    let mut plan = Plan::lock();
+    if made().next().is_some() && plan.settings.as_ref() != Some(&settings) {
+        return Err(Failure::argument("PyTorch has allocated already: options come before its first tensor"));
+    }
+    plan.settings = Some(settings);
+    Ok(())
+}
+
+/// Records what every GPU is asked from now on, those that are not used yet, too.
+pub fn record_start(path: &Path) -> Result<()> {
+    let mut plan = Plan::lock();
+    if plan.recording.is_some() {
+        return Err(Failure::argument("a recording is under way already: stop it first"));
+    }
+    for (ordinal, gpu) in (0..).zip(&GPUS).filter_map(|(n, slot)| Some((n, slot.get()?))) {
+        gpu.shared.record_to(&trace(path, ordinal))?;
+    }
+    plan.recording = Some(path.to_owned());
+    Ok(())
+}
+
+/// Completes the recording of every GPU.
+pub fn record_stop() -> Result<()> {
+    let mut plan = Plan::lock();
+    if plan.recording.take().is_none() {
+        return Ok(());
+    }
+    let mut all = Ok(());
+    for gpu in made() {
+        // Every trace is completed, whatever becomes of another.
+        all = all.and(gpu.shared.stop_recording());
+    }
+    Ok(all?)
+}
+
+/// The trace of a GPU: `run.csv.gz` for the first, `run.gpu1.csv.gz` for the second.
+fn trace(path: &Path, ordinal: c_int) -> PathBuf {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    match (ordinal, name.split_once('.')) {
+        (0, _) => path.to_owned(),
+        (_, Some((stem, extension))) => path.with_file_name(format!("{stem}.gpu{ordinal}.{extension}")),
+        (_, None) => path.with_file_name(format!("{name}.gpu{ordinal}")),
+    }
+}
+
+/// The GPUs that were used.
+pub fn made() -> impl Iterator<Item = &'static Gpu> {
+    GPUS.iter().filter_map(OnceLock::get)
+}
+
+/// The GPU with this ordinal, opened if it is used for the first time.
+pub fn get(ordinal: c_int) -> Result<&'static Gpu> {
+    let slot = usize::try_from(ordinal).ok().and_then(|index| GPUS.get(index));
+    let slot = slot.ok_or_else(|| Failure::argument(format!("{ordinal} is no number of a GPU")))?;
+    match slot.get() {
+        Some(gpu) => Ok(gpu),
+        None => open(ordinal, slot),
+    }
+}
+
+#[cold]
+fn open(ordinal: c_int, slot: &'static OnceLock<Gpu>) -> Result<&'static Gpu> {
+    let plan = Plan::lock();
+    if let Some(gpu) = slot.get() {
+        return Ok(gpu);
+    }
+    call::watch_forks();
+    let settings = plan.settings.clone().unwrap_or_default();
+    let gpu = Gpu::open(ordinal, &settings)?;
+    if let Some(path) = &plan.recording {
+        gpu.shared.record_to(&trace(path, ordinal))?;
+    }
+    Ok(slot.get_or_init(|| gpu))
+}
+
+impl Gpu {
+    fn open(ordinal: c_int, settings: &Settings) -> Result<Gpu> {
+        let name = settings.device.clone().unwrap_or_else(|| format!("cuda:{ordinal}"));
+        let driver = tilework_cuda::ordinal(&name).map(open::gpu).transpose()?;
+        let shared = Arc::new(open::shared(&name, settings)?);
+        Ok(Gpu {
+            handle: manager::register(shared.clone()),
+            shared,
+            limit: settings.limit,
+            total_bytes: driver.as_ref().map(tilework_cuda::gpu::Gpu::total_bytes),
+            driver,
+            books: Mutex::new(Books { counters: Counters::default(), fraction: 1.0, pools: HashMap::new() }),
+        })
+    }
+
+    /// Its manager.
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Its manager's handle for the functions of `tilework.h`.
+    pub fn handle(&self) -> *mut TileworkManager {
+        std::ptr::without_provenance_mut(self.handle)
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        // Figures only: whatever a panic has left is as good as any.
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Serves a request.
+    pub fn alloc(&self, bytes: u64, stream: Stream) -> Result<u64> {
+        let address = self.shared.alloc(bytes, stream)?;
+        self.books().counters.alloc(bytes);
+        Ok(address)
+    }
+
+    /// Takes a block back; `bytes` and `stream` are those of its request.
+    pub fn free(&self, address: u64, bytes: u64, stream: Stream) -> Result<()> {
+        self.shared.free_on(address, stream)?;
+        self.books().counters.free(bytes);
+        Ok(())
+    }
+
+    /// Gives back what is unused.
+    pub fn trim(&self) -> Result<()> {
+        let released = self.shared.trim()?;
+        self.books().counters.released(released);
+        Ok(())
+    }
+
+    /// The part of the GPU's memory that may be held.
+    pub fn fraction(&self) -> f64 {
+        self.books().fraction
+    }
+
+    /// Limits what is held to a part of the GPU's memory, and to the limit that was set from the beginning.
+    pub fn set_fraction(&self, fraction: f64) -> Result<()> {
+        if !(0.0..=1.0).contains(&fraction) {
+            return Err(Failure::argument("the fraction of memory must be from 0 to 1"));
+        }
+        let part = self.total_bytes.filter(|_| fraction < 1.0).map(|total| (total as f64 * fraction) as u64);
+        self.books().fraction = fraction;
+        self.shared.set_limit(part.into_iter().chain(self.limit).min());
+        Ok(())
+    }
+
+    /// How much could be asked for without failing: what is held and unused, what the GPU has free, and no
+    /// more than the limit leaves.
+    pub fn available(&self) -> u64 {
+        let usage = self.shared.usage();
+        let free = self.driver.as_ref().and_then(|gpu| gpu.free_and_total().ok()).map_or(0, |(free, _)| free);
+        let unused = usage.held.saturating_sub(usage.live).saturating_add(free);
+        let fraction = self.fraction();
+        let part = self.total_bytes.map(|total| (total as f64 * fraction) as u64);
+        let limit = part.into_iter().chain(self.limit).min().unwrap_or(u64::MAX);
+        unused.min(limit.saturating_sub(usage.live))
+    }
+
+    /// Opens a pool and takes a reference on it.
+    pub fn begin_pool(&self, pool: PoolId, filter: Filter) -> Result<()> {
+        self.shared.begin_pool(pool, Box::new(move |stream| filter.lets_in(stream)))?;
+        *self.books().pools.entry(pool).or_insert(0) += 1;
+        Ok(())
+    }
+
+    /// Takes a reference on a pool.
+    pub fn retain_pool(&self, pool: PoolId) -> Result<()> {
+        self.shared.retain_pool(pool)?;
+        *self.books().pools.entry(pool).or_insert(0) += 1;
+        Ok(())
+    }
+
+    /// Gives a reference on a pool back.
+    pub fn release_pool(&self, pool: PoolId) -> Result<()> {
+        self.shared.release_pool(pool)?;
+        let mut books = self.books();
+        if let Some(uses) = books.pools.get_mut(&pool) {
+            *uses -= 1;
+            if *uses == 0 {
+                books.pools.remove(&pool);
+            }
+        }
+        Ok(())
+    }
+
+    /// The references on a pool.
+    pub fn pool_uses(&self, pool: PoolId) -> c_int {
+        self.books().pools.get(&pool).copied().unwrap_or(0)
+    }
+
+    /// What torch.cuda.memory_stats() says.
+    pub fn stats(&self) -> DeviceStats {
+        let stats = self.shared.stats();
+        self.books().counters.report(&stats)
+    }
+
+    /// Makes the peaks start again from what is now.
+    pub fn reset_peaks(&self) {
+        self.shared.reset_peaks();
+        self.books().counters.reset_peaks();
+    }
+
+    /// Makes what only grows start again from zero.
+    pub fn reset_accumulated(&self) {
+        let stats = self.shared.stats();
+        self.books().counters.reset_accumulated(&stats);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_gpu_has_a_trace_of_its_own() {
+        let name = |path: &str, ordinal| trace(Path::new(path), ordinal).to_str().unwrap().to_owned();
+        assert_eq!(name("runs/a.csv.gz", 0), "runs/a.csv.gz");
+        assert_eq!(name("runs/a.csv.gz", 1), "runs/a.gpu1.csv.gz");
+        assert_eq!(name("a", 2), "a.gpu2");
+    }
+}

@@ -1,0 +1,167 @@
+//! The figures of `torch.cuda.memory_stats()`.
+//!
+//! PyTorch's words for ours: *requested* and *allocated* bytes are live ones, *active* are these and what
+//! waits for a stream, *reserved* are held, *inactive split* are held and not active. It keeps requests
+//! below 1 MiB in a pool of their own, which is why its figures come three times; what we hold serves both,
+//! and is told as the large pool's.
+
+use tilework::shared::SharedStats;
+
+/// Numbers in [`DeviceStats`].
+pub const FIGURES: usize = size_of::<DeviceStats>() / size_of::<i64>();
+
+const _: () = assert!(FIGURES == 122);
+
+/// `c10::CachingAllocator::Stat`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stat {
+    pub current: i64,
+    pub peak: i64,
+    /// What it grew by, in all.
+    pub allocated: i64,
+    /// What it shrank by, in all.
+    pub freed: i64,
+}
+
+/// `c10::CachingAllocator::StatArray`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    pub all: Stat,
+    pub small: Stat,
+    pub large: Stat,
+}
+
+/// `c10::CachingDeviceAllocator::DeviceStats` of PyTorch 2.11.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DeviceStats {
+    pub allocation: Stats,
+    pub segment: Stats,
+    pub active: Stats,
+    pub inactive_split: Stats,
+    pub allocated_bytes: Stats,
+    pub reserved_bytes: Stats,
+    pub active_bytes: Stats,
+    pub inactive_split_bytes: Stats,
+    pub requested_bytes: Stats,
+    pub num_alloc_retries: i64,
+    pub num_ooms: i64,
+    pub oversize_allocations: Stat,
+    pub oversize_segments: Stat,
+    pub num_sync_all_streams: i64,
+    pub num_device_alloc: i64,
+    pub num_device_free: i64,
+    pub max_split_size: i64,
+}
+
+/// Requests below this are PyTorch's small ones, bytes.
+const LARGE: u64 = 1 << 20;
+
+/// What is counted request by request, since the manager does not tell sizes apart.
+#[derive(Debug, Default)]
+pub struct Counters {
+    requests: Stats,
+    bytes: Stats,
+    /// Bytes given back to the GPU when the program asked for it.
+    released: i64,
+    /// Where counts of the manager begin since they were reset.
+    retries: u64,
+    ooms: u64,
+}
+
+impl Stat {
+    fn grow(&mut self, by: i64) {
+        self.current += by;
+        self.allocated += by;
+        self.peak = self.peak.max(self.current);
+    }
+
+    fn shrink(&mut self, by: i64) {
+        self.current -= by;
+        self.freed += by;
+    }
+}
+
+impl Stats {
+    fn parts(&mut self, bytes: u64) -> [&mut Stat; 2] {
+        [&mut self.all, if bytes < LARGE { &mut self.small } else { &mut self.large }]
+    }
+
+    fn every(&mut self) -> [&mut Stat; 3] {
+        [&mut self.all, &mut self.small, &mut self.large]
+    }
+
+    /// Figures of what has no small part.
+    fn whole(stat: Stat) -> Stats {
+        Stats { all: stat, small: Stat::default(), large: stat }
+    }
+}
+
+impl Counters {
+    /// A request was served.
+    pub fn alloc(&mut self, bytes: u64) {
+        self.requests.parts(bytes).into_iter().for_each(|stat| stat.grow(1));
+        self.bytes.parts(bytes).into_iter().for_each(|stat| stat.grow(bytes as i64));
+    }
+
+    /// A block was taken back.
+    pub fn free(&mut self, bytes: u64) {
+        self.requests.parts(bytes).into_iter().for_each(|stat| stat.shrink(1));
+        self.bytes.parts(bytes).into_iter().for_each(|stat| stat.shrink(bytes as i64));
+    }
+
+    /// Memory was given back.
+    pub fn released(&mut self, bytes: u64) {
+        self.released += bytes as i64;
+    }
+
+    /// Makes the peaks start again.
+    pub fn reset_peaks(&mut self) {
+        for stat in self.requests.every().into_iter().chain(self.bytes.every()) {
+            stat.peak = stat.current;
+        }
+    }
+
+    /// Makes what only grows start again.
+    pub fn reset_accumulated(&mut self, stats: &SharedStats) {
+        for stat in self.requests.every().into_iter().chain(self.bytes.every()) {
+            (stat.allocated, stat.freed) = (0, 0);
+        }
+        self.released = 0;
+        (self.retries, self.ooms) = (stats.retries, stats.ooms);
+    }
+
+    /// Everything, with what the manager knows.
+    pub fn report(&self, stats: &SharedStats) -> DeviceStats {
+        let usage = stats.usage;
+        let (held, peak_held) = (usage.held as i64, usage.peak_held as i64);
+        let pending = stats.pending as i64;
+        let mut active_bytes = self.bytes;
+        for stat in [&mut active_bytes.all, &mut active_bytes.large] {
+            stat.current += pending;
+            stat.peak = stat.peak.max(stat.current);
+        }
+        let reserved =
+            Stat { current: held, peak: peak_held, allocated: held + self.released, freed: self.released };
+        let inactive = (held - active_bytes.all.current).max(0);
+        let inactive = Stat { current: inactive, peak: inactive, allocated: inactive, freed: 0 };
+        DeviceStats {
+            allocation: self.requests,
+            active: self.requests,
+            allocated_bytes: self.bytes,
+            requested_bytes: self.bytes,
+            active_bytes,
+            reserved_bytes: Stats::whole(reserved),
+            inactive_split_bytes: Stats::whole(inactive),
+            num_alloc_retries: stats.retries.saturating_sub(self.retries) as i64,
+            num_ooms: stats.ooms.saturating_sub(self.ooms) as i64,
+            max_split_size: -1,
+            ..DeviceStats::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

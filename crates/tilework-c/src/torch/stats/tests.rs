@@ -1,0 +1,60 @@
+use tilework::manager::Usage;
+
+use super::*;
+
+const MIB: u64 = 1 << 20;
+
+/// The manager's side of a report.
+fn manager(held: u64, pending: u64) -> SharedStats {
+    SharedStats {
+        usage: Usage { held, peak_held: 2 * held, ..Usage::default() },
+        pending,
+        retries: 3,
+        ooms: 2,
+        ..SharedStats::default()
+    }
+}
+
+#[test]
+fn requests_are_told_apart_by_size() {
+    let mut counters = Counters::default();
+    counters.alloc(MIB - 1);
+    counters.alloc(MIB);
+    counters.alloc(5);
+    counters.free(5);
+    let report = counters.report(&SharedStats::default());
+    assert_eq!(report.allocation.all, Stat { current: 2, peak: 3, allocated: 3, freed: 1 });
+    assert_eq!(report.allocation.small, Stat { current: 1, peak: 2, allocated: 2, freed: 1 });
+    assert_eq!(report.allocation.large, Stat { current: 1, peak: 1, allocated: 1, freed: 0 });
+    assert_eq!(report.requested_bytes.all.current, 2 * MIB as i64 - 1);
+    assert_eq!(report.allocated_bytes, report.requested_bytes);
+    assert_eq!(report.max_split_size, -1);
+}
+
+#[test]
+fn what_waits_for_a_stream_is_active_and_the_rest_of_what_is_held_is_not() {
+    let mut counters = Counters::default();
+    counters.alloc(4 * MIB);
+    let report = counters.report(&manager(10 * MIB, MIB));
+    assert_eq!(report.active_bytes.all.current, 5 * MIB as i64);
+    assert_eq!(report.inactive_split_bytes.all.current, 5 * MIB as i64);
+    assert_eq!(report.reserved_bytes.all.current, 10 * MIB as i64);
+    assert_eq!(report.reserved_bytes.all.peak, 20 * MIB as i64);
+    assert_eq!(report.reserved_bytes.small, Stat::default());
+}
+
+#[test]
+fn resets_keep_what_is_current() {
+    let mut counters = Counters::default();
+    counters.alloc(9);
+    counters.alloc(7);
+    counters.free(7);
+    counters.released(100);
+    counters.reset_peaks();
+    assert_eq!(counters.report(&manager(0, 0)).allocated_bytes.all.peak, 9);
+    assert_eq!(counters.report(&manager(0, 0)).num_ooms, 2);
+    counters.reset_accumulated(&manager(0, 0));
+    let report = counters.report(&manager(0, 0));
+    assert_eq!(report.allocated_bytes.all, Stat { current: 9, peak: 9, allocated: 0, freed: 0 });
+    assert_eq!((report.num_ooms, report.num_alloc_retries, report.reserved_bytes.all.freed), (0, 0, 0));
+}

@@ -1,0 +1,199 @@
+// Uses every function of the library on the device "host", whose addresses are pointers.
+// argv[1]: where to record a trace. Says what went wrong on stderr, and nothing if all is well.
+
+#define _DEFAULT_SOURCE
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "tilework.h"
+
+#define CHECK(what) \
+    do { \
+        if (!(what)) { \
+            const char *why = tilework_last_error(); \
+            fprintf(stderr, "line %d: %s: %s\n", __LINE__, #what, why ? why : "no error was kept"); \
+            exit(1); \
+        } \
+    } while (0)
+#define DONE(call) CHECK((call) == TILEWORK_STATUS_OK)
+// The call must fail this way, and say so in words with these in them.
+#define REFUSED(call, status, words) \
+    do { \
+        CHECK((call) == (status)); \
+        CHECK(tilework_last_error() && strstr(tilework_last_error(), words)); \
+    } while (0)
+
+enum { BLOCKS = 64, ROUNDS = 20, THREADS = 4 };
+#define MIB ((uint64_t)1 << 20)
+
+static tilework_manager *host(uint64_t limit) {
+    tilework_options options = {.size = sizeof options, .device = "host", .limit_bytes = limit};
+    tilework_manager *manager = NULL;
+    DONE(tilework_create(&options, &manager));
+    CHECK(manager != NULL);
+    return manager;
+}
+
+static tilework_figures figures(tilework_manager *manager) {
+    tilework_figures figures = {.size = sizeof figures};
+    DONE(tilework_stats(manager, &figures));
+    return figures;
+}
+
+static unsigned char *bytes_at(uint64_t address) {
+    return (unsigned char *)(uintptr_t)address;
+}
+
+// Each block keeps the pattern it was filled with until it is freed.
+static void *patterns(void *manager) {
+    uint64_t blocks[BLOCKS] = {0}, sizes[BLOCKS];
+    unsigned seed = (unsigned)(uintptr_t)&blocks;
+    for (int round = 0; round < ROUNDS * BLOCKS; round++) {
+        int at = rand_r(&seed) % BLOCKS;
+        void *stream = (void *)(uintptr_t)(at % 3);
+        if (blocks[at]) {
+            unsigned char *p = bytes_at(blocks[at]);
+            CHECK(p[0] == at && p[sizes[at] / 2] == at && p[sizes[at] - 1] == at);
+            DONE(at % 2 ? tilework_free(manager, blocks[at]) : tilework_free_on(manager, blocks[at], stream));
+            blocks[at] = 0;
+        } else {
+            sizes[at] = 1 + (unsigned)rand_r(&seed) % (at % 8 ? 50000 : 3000000);
+            DONE(tilework_alloc(manager, sizes[at], stream, &blocks[at]));
+            CHECK(blocks[at] % 512 == 0);
+            memset(bytes_at(blocks[at]), at, sizes[at]);
+        }
+    }
+    for (int at = 0; at < BLOCKS; at++)
+        if (blocks[at]) DONE(tilework_free(manager, blocks[at]));
+    return NULL;
+}
+
+static void threads_keep_their_patterns(void) {
+    tilework_manager *manager = host(0);
+    pthread_t threads[THREADS];
+    for (int i = 0; i < THREADS; i++) CHECK(!pthread_create(&threads[i], NULL, patterns, manager));
+    for (int i = 0; i < THREADS; i++) CHECK(!pthread_join(threads[i], NULL));
+    tilework_figures now = figures(manager);
+    CHECK(now.live == 0 && now.blocks == 0 && now.allocations == now.frees && now.peak_live > 0);
+    CHECK(now.peak_held >= now.peak_live);
+    uint64_t released = 0;
+    DONE(tilework_end_of_execution(manager));
+    DONE(tilework_trim(manager, &released));
+    CHECK(figures(manager).held == 0);
+    DONE(tilework_reset_peaks(manager));
+    CHECK(figures(manager).peak_live == 0);
+    DONE(tilework_destroy(manager));
+}
+
+static void mistakes_are_errors(void) {
+    tilework_manager *manager = host(0), *none = (tilework_manager *)0x1000;
+    uint64_t address, start, bytes;
+    tilework_options options = {.size = sizeof options, .device = "nowhere"};
+    REFUSED(tilework_create(&options, &none), TILEWORK_STATUS_INVALID_ARGUMENT, "nowhere");
+    options.device = NULL;
+    REFUSED(tilework_create(&options, &none), TILEWORK_STATUS_INVALID_ARGUMENT, "no device");
+    options = (tilework_options){.size = 8, .device = "host"};
+    REFUSED(tilework_create(&options, &none), TILEWORK_STATUS_INVALID_ARGUMENT, "size");
+    options = (tilework_options){.size = sizeof options, .device = "host", .manager = "nobody"};
+    REFUSED(tilework_create(&options, &none), TILEWORK_STATUS_INVALID_ARGUMENT, "nobody");
+    options.manager = "committed";
+    REFUSED(tilework_create(&options, &none), TILEWORK_STATUS_UNSUPPORTED, "committed");
+    options.manager = "tiled";
+    REFUSED(tilework_create(&options, NULL), TILEWORK_STATUS_INVALID_ARGUMENT, "null");
+    REFUSED(tilework_create(NULL, &none), TILEWORK_STATUS_INVALID_ARGUMENT, "null");
+    CHECK(none == (tilework_manager *)0x1000);
+
+    REFUSED(tilework_alloc(NULL, 1, NULL, &address), TILEWORK_STATUS_INVALID_ARGUMENT, "handle");
+    REFUSED(tilework_alloc(none, 1, NULL, &address), TILEWORK_STATUS_INVALID_ARGUMENT, "handle");
+    REFUSED(tilework_alloc(manager, 1, NULL, NULL), TILEWORK_STATUS_INVALID_ARGUMENT, "null");
+    REFUSED(tilework_alloc(manager, 0, NULL, &address), TILEWORK_STATUS_INVALID_ARGUMENT, "zero");
+    REFUSED(tilework_alloc(manager, UINT64_MAX, NULL, &address), TILEWORK_STATUS_INVALID_ARGUMENT, "exceeds");
+    REFUSED(tilework_free(manager, 0), TILEWORK_STATUS_UNKNOWN_ADDRESS, "address");
+    REFUSED(tilework_record_stream(manager, 0x1000, NULL), TILEWORK_STATUS_UNKNOWN_ADDRESS, "0x1000");
+    REFUSED(tilework_stats(manager, NULL), TILEWORK_STATUS_INVALID_ARGUMENT, "size");
+    REFUSED(tilework_record_start(manager, NULL), TILEWORK_STATUS_INVALID_ARGUMENT, "null");
+
+    DONE(tilework_alloc(manager, 1000, NULL, &address));
+    DONE(tilework_block_of(manager, address + 999, &start, &bytes));
+    CHECK(start == address && bytes == 1000);
+    DONE(tilework_free(manager, address));
+    REFUSED(tilework_free(manager, address), TILEWORK_STATUS_UNKNOWN_ADDRESS, "address");
+    REFUSED(tilework_block_of(manager, address, &start, NULL), TILEWORK_STATUS_UNKNOWN_ADDRESS, "no live block");
+
+    DONE(tilework_destroy(manager));
+    REFUSED(tilework_destroy(manager), TILEWORK_STATUS_INVALID_ARGUMENT, "destroyed");
+    REFUSED(tilework_trim(manager, NULL), TILEWORK_STATUS_INVALID_ARGUMENT, "destroyed");
+}
+
+static void a_limit_is_kept_and_can_be_raised(void) {
+    tilework_manager *manager = host(8 * MIB);
+    uint64_t first, second;
+    DONE(tilework_alloc(manager, 6 * MIB, NULL, &first));
+    REFUSED(tilework_alloc(manager, 6 * MIB, NULL, &second), TILEWORK_STATUS_OUT_OF_MEMORY, "out of memory");
+    CHECK(figures(manager).ooms == 1);
+    DONE(tilework_set_limit(manager, 0));
+    DONE(tilework_alloc(manager, 6 * MIB, NULL, &second));
+    DONE(tilework_destroy(manager));
+}
+
+static bool only_stream_seven(void *stream, void *asked) {
+    ++*(int *)asked;
+    return stream == (void *)7;
+}
+
+static void pools_and_streams(const char *trace) {
+    tilework_manager *manager = host(0);
+    void *seven = (void *)7;
+    int asked = 0;
+    uint64_t inside, outside, other;
+    DONE(tilework_record_start(manager, trace));
+    DONE(tilework_begin_pool(manager, 1, 2, only_stream_seven, &asked));
+    DONE(tilework_alloc(manager, MIB, seven, &inside));
+    DONE(tilework_alloc(manager, MIB, NULL, &outside));
+    CHECK(asked == 2);
+    DONE(tilework_end_pool(manager, 1, 2));
+    DONE(tilework_free(manager, inside));
+    // The pool's memory waits for its graph and serves nobody else.
+    DONE(tilework_alloc(manager, MIB, seven, &other));
+    CHECK(asked == 2 && other != inside);
+    DONE(tilework_release_pool(manager, 1, 2));
+    DONE(tilework_record_stream(manager, outside, seven));
+    DONE(tilework_free(manager, outside));
+    DONE(tilework_free_on(manager, other, seven));
+    DONE(tilework_forget_stream(manager, seven));
+    DONE(tilework_record_stop(manager));
+    DONE(tilework_trim(manager, NULL));
+    DONE(tilework_destroy(manager));
+}
+
+static void children_are_refused(void) {
+    tilework_manager *manager = host(0);
+    uint64_t address;
+    DONE(tilework_alloc(manager, MIB, NULL, &address));
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        REFUSED(tilework_free(manager, address), TILEWORK_STATUS_FORKED, "fork");
+        _exit(0);
+    }
+    int how;
+    CHECK(waitpid(child, &how, 0) == child && WIFEXITED(how) && WEXITSTATUS(how) == 0);
+    DONE(tilework_free(manager, address));
+    DONE(tilework_destroy(manager));
+}
+
+int main(int argc, char **argv) {
+    CHECK(argc == 2);
+    CHECK(tilework_version()[0] != 0);
+    CHECK(tilework_last_error() == NULL);
+    threads_keep_their_patterns();
+    mistakes_are_errors();
+    a_limit_is_kept_and_can_be_raised();
+    pools_and_streams(argv[1]);
+    children_are_refused();
+    return 0;
+}

@@ -1,0 +1,113 @@
+"""The library, and what its functions take: the C side of `include/tilework.h`."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+OK = 0
+
+
+class Error(RuntimeError):
+    """What the library could not do; `status` is a `tilework_status` of `tilework.h`."""
+
+    def __init__(self, status: int, text: str):
+        super().__init__(text)
+        self.status = status
+
+
+class Options(ctypes.Structure):
+    """`tilework_options`."""
+
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("device", ctypes.c_char_p),
+        ("manager", ctypes.c_char_p),
+        ("heap_bytes", ctypes.c_uint64),
+        ("limit_bytes", ctypes.c_uint64),
+        ("mapping_age", ctypes.c_uint32),
+        ("heap_age", ctypes.c_uint32),
+    ]
+
+
+FIGURES = (
+    "live",
+    "peak_live",
+    "held",
+    "peak_held",
+    "mapped",
+    "reserved",
+    "stock",
+    "pending",
+    "leftover",
+    "blocks",
+    "allocations",
+    "frees",
+    "ooms",
+    "retries",
+)
+
+
+class Figures(ctypes.Structure):
+    """`tilework_figures`."""
+
+    _fields_ = [("size", ctypes.c_size_t)] + [(name, ctypes.c_uint64) for name in FIGURES]
+
+
+def _path() -> Path:
+    # For work on Tilework itself: a library that was just built.
+    override = os.environ.get("TILEWORK_LIBRARY")
+    if override:
+        return Path(override).resolve()
+    suffix = {"darwin": ".dylib", "win32": ".dll"}.get(sys.platform, ".so")
+    return Path(__file__).resolve().parent / "_native" / f"lib_native{suffix}"
+
+
+PATH = _path()
+# Its functions let go of Python's lock while they run, and are never waited for under a lock of ours.
+LIB = ctypes.CDLL(str(PATH))
+
+_status = ctypes.c_int
+_handle = ctypes.c_void_p
+for _name, _result, _arguments in [
+    ("tilework_version", ctypes.c_char_p, []),
+    ("tilework_last_error", ctypes.c_char_p, []),
+    ("tilework_end_of_execution", _status, [_handle]),
+    ("tilework_trim", _status, [_handle, ctypes.POINTER(ctypes.c_uint64)]),
+    ("tilework_stats", _status, [_handle, ctypes.POINTER(Figures)]),
+    ("tilework_torch_configure", _status, [ctypes.POINTER(Options)]),
+    ("tilework_torch_manager", _status, [ctypes.c_int, ctypes.POINTER(_handle)]),
+    ("tilework_torch_record_start", _status, [ctypes.c_char_p]),
+    ("tilework_torch_record_stop", _status, []),
+    ("tilework_torch_throws_out_of_memory", ctypes.c_bool, []),
+    ("tilework_torch_stats", _status, [ctypes.c_int, ctypes.POINTER(ctypes.c_int64), ctypes.c_size_t]),
+    ("tilework_torch_reset_peaks", _status, [ctypes.c_int]),
+    ("tilework_torch_reset_accumulated", _status, [ctypes.c_int]),
+    ("tilework_torch_fraction", _status, [ctypes.c_int, ctypes.POINTER(ctypes.c_double)]),
+    ("tilework_torch_patch", ctypes.c_uint32, []),
+]:
+    _function = getattr(LIB, _name)
+    _function.restype, _function.argtypes = _result, _arguments
+
+
+def call(name: str, *arguments: Any) -> None:
+    """Calls a function that returns a status, and raises what it says."""
+    status = getattr(LIB, name)(*arguments)
+    if status != OK:
+        raise Error(status, (LIB.tilework_last_error() or b"").decode())
+
+
+def address(name: str) -> int:
+    """The address of a function, for those that are told where to call."""
+    pointer = ctypes.cast(getattr(LIB, name), ctypes.c_void_p).value
+    assert pointer is not None
+    return pointer
+
+
+def version() -> str:
+    """The library's version."""
+    text: bytes = LIB.tilework_version()
+    return text.decode()
