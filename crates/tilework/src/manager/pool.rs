@@ -131,7 +131,7 @@ impl Pool {
     /// As [`Manager::alloc`].
     pub fn serve(&mut self, bytes: u64) -> Result<Served> {
         self.check_request(bytes)?;
-        Ok(match self.place_in_held(bytes)? {
+        Ok(match self.place_in_held(bytes, false)? {
             Ok(block) => Served::Block(block),
             Err(lacks) => Served::Lacks(u64::from(lacks) * GRAIN),
         })
@@ -203,7 +203,7 @@ impl Pool {
     fn grow_and_place(&mut self, bytes: u64, grown: &mut Vec<Heap>) -> Result<Block> {
         let mut added = false;
         loop {
-            match self.from_held(bytes, added)? {
+            match self.place_in_held(bytes, added)? {
                 Ok(block) => return Ok(block),
                 Err(lacks) => self.grow(bytes, lacks, grown)?,
             }
@@ -213,7 +213,7 @@ impl Pool {
 
     /// Serves a request without creating anything, or says how many grains lack. `added`: memory was just
     /// created for it.
-    fn from_held(&mut self, bytes: u64, mut added: bool) -> Result<Result<Block, u32>> {
+    fn place_in_held(&mut self, bytes: u64, mut added: bool) -> Result<Result<Block, u32>> {
         let len = grains(bytes) as u32;
         loop {
             let place = if added { self.extents.alloc_in_added(bytes) } else { self.extents.alloc(bytes) };
