@@ -194,7 +194,8 @@ def make_graphed_callables(torch):
     plain = torch.nn.Sequential(torch.nn.Linear(256, 512), torch.nn.ReLU(), torch.nn.Linear(512, 256)).cuda()
     sample = torch.randn(64, 256, device="cuda", requires_grad=True)
     inputs = [torch.randn(64, 256, device="cuda", requires_grad=True) for _ in range(5)]
-    expected = [plain(x).sum() for x in inputs]
+    with torch.no_grad():  # a graph of autograd that lives on would tie the parameters to this stream
+        expected = [plain(x).sum() for x in inputs]
     graphed = torch.cuda.make_graphed_callables(plain, (sample,))
     for x, e in zip(inputs, expected):
         y = graphed(x).sum()
@@ -311,8 +312,9 @@ def out_of_memory(torch):
         except torch.OutOfMemoryError as error:
             text = str(error)
         assert len(kept) > 4 and "out of memory" in text
-        assert all(bool((x == n).all()) for n, x in enumerate(kept))
-        del kept
+        for n, x in enumerate(kept):  # in pieces: there is no memory for more
+            assert all(bool((piece == n).all()) for piece in x.split(16 * MIB))
+        del kept, x
     return text
 
 

@@ -8,7 +8,8 @@
 The models have public code and random weights. Every run is a process of its own and a line of JSON: peak live
 and peak held bytes by the allocator's own counters (`live`, `held`; none for cudaMallocAsync's), by which the
 GPU's free memory fell at the worst (`device`, sampled at the end of every step, with the context and libraries
-of the process in it), the first step's time, and the median of the others with their spread. Runs of one
+of the process in it), the first step's time, and the median of the others with their spread. Under Tilework, too:
+the driver's calls in each step, with those of making the model in the first, and the time in all of them. Runs of one
 workload take turns, so that a slow minute of the machine does not fall on one allocator. Needs a GPU.
 """
 
@@ -34,7 +35,7 @@ class Steps:
     """Times steps and watches the GPU's free memory at their ends."""
 
     def __init__(self, torch):
-        self.torch, self.seconds = torch, []
+        self.torch, self.seconds, self.calls = torch, [], []
         torch.cuda.synchronize()
         self.free_before = self.lowest = torch.cuda.mem_get_info()[0]
 
@@ -45,7 +46,15 @@ class Steps:
             yield n
             self.torch.cuda.synchronize()
             self.seconds.append(time.perf_counter() - began)
+            self.calls.append(self.driver_calls())
             self.look()
+
+    def driver_calls(self):
+        """Calls to the driver so far, and the seconds in them, where the allocator is Tilework."""
+        if "tilework.torch" not in sys.modules:
+            return None
+        stats = sys.modules["tilework.torch"].stats()
+        return stats["device_calls"], stats["device_ns"] / 1e9
 
     def look(self):
         self.lowest = min(self.lowest, self.torch.cuda.mem_get_info()[0])
@@ -206,6 +215,10 @@ def child(name, allocator, trace):
     # Requested, where an allocator rounds what it calls allocated.
     row.update(requested=stats.get("requested_bytes.all.peak"), device=steps.free_before - steps.lowest)
     row["allocations"] = stats.get("allocation.all.allocated")
+    if allocator == "tilework":
+        counts = [count for count, _ in steps.calls]
+        row["driver_calls_by_step"] = [b - a for a, b in zip([0, *counts], counts)]
+        row["driver_s"] = steps.calls[-1][1]
     first, *later = steps.seconds or [None]
     row["first_s"] = first
     if later:

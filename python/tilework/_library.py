@@ -48,6 +48,8 @@ FIGURES = (
     "frees",
     "ooms",
     "retries",
+    "device_calls",
+    "device_ns",
 )
 
 

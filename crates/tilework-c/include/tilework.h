@@ -96,6 +96,10 @@ typedef struct tilework_figures {
   uint64_t ooms;
   // Requests before which everything unused was given back.
   uint64_t retries;
+  // Calls the driver has served.
+  uint64_t device_calls;
+  // Time in these calls, nanoseconds.
+  uint64_t device_ns;
 } tilework_figures;
 
 #ifdef __cplusplus

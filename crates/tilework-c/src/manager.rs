@@ -73,6 +73,10 @@ pub struct TileworkStats {
     pub ooms: u64,
     /// Requests before which everything unused was given back.
     pub retries: u64,
+    /// Calls the driver has served.
+    pub device_calls: u64,
+    /// Time in these calls, nanoseconds.
+    pub device_ns: u64,
 }
 
 /// Tells whether requests on `stream`, by the calling thread, go to a pool. It may be called by any thread,
@@ -433,6 +437,8 @@ pub unsafe extern "C" fn tilework_stats(
             frees: stats.frees,
             ooms: stats.ooms,
             retries: stats.retries,
+            device_calls: stats.device_calls.total(),
+            device_ns: stats.device_calls.nanos,
         };
         // SAFETY: long enough, as just seen.
         unsafe { put(out, figures) }

@@ -157,6 +157,8 @@ impl Counters {
             inactive_split_bytes: Stats::whole(inactive),
             num_alloc_retries: stats.retries.saturating_sub(self.retries) as i64,
             num_ooms: stats.ooms.saturating_sub(self.ooms) as i64,
+            num_device_alloc: stats.device_calls.create as i64,
+            num_device_free: stats.device_calls.release as i64,
             max_split_size: -1,
             ..DeviceStats::default()
         }

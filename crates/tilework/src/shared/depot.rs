@@ -269,6 +269,10 @@ impl Depot {
         self.books.stock.load(Ordering::Relaxed)
     }
 
+    pub fn calls(&self) -> Calls {
+        lock(&self.state).device.calls()
+    }
+
     pub fn reset_peaks(&self) {
         let _state = lock(&self.state);
         self.books.peak_held.store(self.books.held.load(Ordering::Relaxed), Ordering::Relaxed);

@@ -33,7 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde::Serialize;
 
-use crate::device::Device;
+use crate::device::{Calls, Device};
 use crate::error::{Error, Result};
 use crate::manager::{Block, Kind, Manager, Options, Served, Stream, Usage, serving};
 use crate::record::Log;
@@ -73,6 +73,8 @@ pub struct SharedStats {
     pub ooms: u64,
     /// Requests that had everything unused given back before they were served or refused.
     pub retries: u64,
+    /// Calls the driver has served.
+    pub device_calls: Calls,
     /// The streams known, in the order of their first requests.
     pub streams: Vec<StreamStats>,
 }
@@ -376,6 +378,7 @@ impl Shared {
             return stats;
         }
         stats.stock = self.depot.stock_bytes();
+        stats.device_calls = self.depot.calls();
         stats.ooms = self.ooms.load(Ordering::Relaxed);
         stats.retries = self.retries.load(Ordering::Relaxed);
         let mut lanes: Vec<&Lane> = self.lanes.iter().collect();
