@@ -265,6 +265,10 @@ impl Depot {
         }
     }
 
+    pub fn calls(&self) -> Calls {
+        lock(&self.state).device.calls()
+    }
+
     pub fn stock_bytes(&self) -> u64 {
         self.books.stock.load(Ordering::Relaxed)
     }
@@ -640,7 +644,7 @@ impl Device for Door {
     }
 
     fn calls(&self) -> Calls {
-        lock(&self.depot.state).device.calls()
+        self.depot.calls()
     }
 
     fn held_bytes(&self) -> Result<u64, DeviceError> {

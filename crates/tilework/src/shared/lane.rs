@@ -42,6 +42,8 @@ pub(super) struct Books {
     frees: u32,
     /// Blocks that their owners freed, ever.
     pub freed: u64,
+    /// Bytes given up to other lanes and not replaced since.
+    pub given_up: u64,
 }
 
 /// A live block.
@@ -84,6 +86,7 @@ impl Lane {
             pending_bytes: 0,
             frees: 0,
             freed: 0,
+            given_up: 0,
         };
         Lane { key, serial, home, books: Mutex::new(books) }
     }

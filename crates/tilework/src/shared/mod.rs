@@ -33,7 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde::Serialize;
 
-use crate::device::Device;
+use crate::device::{Calls, Device};
 use crate::error::{Error, Result};
 use crate::manager::{Block, Kind, Manager, Options, Served, Stream, Usage, serving};
 use crate::record::Log;
@@ -369,6 +369,11 @@ impl Shared {
         Usage { live, peak_live, ..self.depot.usage() }
     }
 
+    /// What was asked of the device so far. Waits for a call that is under way.
+    pub fn calls(&self) -> Calls {
+        if self.process.is_this() { self.depot.calls() } else { Calls::default() }
+    }
+
     /// The full report. Takes each lane's lock in turn; not for hot paths.
     pub fn stats(&self) -> SharedStats {
         let mut stats = SharedStats { usage: self.usage(), ..SharedStats::default() };
@@ -551,8 +556,13 @@ impl Shared {
                 Served::Lacks(lacks) => lacks,
             };
         }
-        self.take_from_others(lane, lacks, Wait::Nobody);
-        books.pool.alloc(bytes, lane.key.stream)
+        // What others took of this lane it replaces by new memory. Took it theirs in turn, streams that work by
+        // turns would hand the same heaps to and fro at every step, by the device.
+        let replaced = lacks.min(books.given_up);
+        self.take_from_others(lane, lacks - replaced, Wait::Nobody);
+        let block = books.pool.alloc(bytes, lane.key.stream)?;
+        books.given_up -= replaced;
+        Ok(block)
     }
 
     fn absorb(&self, lane: &Lane, books: &mut Books, wait: Wait) -> Result<()> {
@@ -584,7 +594,10 @@ impl Shared {
                 continue;
             }
             match books.pool.give_up(lacks - found) {
-                Ok(bytes) => found += bytes,
+                Ok(bytes) => {
+                    books.given_up += bytes;
+                    found += bytes;
+                }
                 Err(error) => tracing::warn!(%error, "a stream could not give its memory up"),
             }
         }

@@ -136,6 +136,23 @@ fn another_stream_takes_what_is_no_longer_in_use() {
 }
 
 #[test]
+fn streams_that_work_by_turns_do_not_hand_memory_to_and_fro() {
+    let mut rig = Rig::new();
+    let mut calls = Vec::new();
+    for _ in 0..4 {
+        for (stream, bytes) in [(A, 8 * TILE), (B, 6 * TILE)] {
+            let block = rig.used(bytes, stream);
+            rig.free(block);
+            rig.world.run(stream);
+        }
+        calls.push(rig.witness.calls());
+    }
+    assert_eq!(calls[1], calls[3], "each has what it needs");
+    assert!(rig.front.usage().held <= 14 * TILE);
+    rig.check();
+}
+
+#[test]
 fn when_memory_is_out_the_stream_waits_and_the_host_does_not() {
     let mut rig = Rig::limited(4 * TILE);
     let first = rig.used(4 * TILE, A);
