@@ -306,7 +306,7 @@ impl Shared {
                 lane.home.set_orphan(true);
                 if self.depot.may_give(&lane.home) {
                     lane.home.begin();
-                    outcome = outcome.and(self.absorb(lane, &mut books, Wait::Nobody));
+                    outcome = outcome.and(self.absorb(lane, &mut books, false));
                     outcome = outcome.and(books.pool.trim().map(drop));
                 }
             }
@@ -327,7 +327,7 @@ impl Shared {
         self.reuse_slots();
         for lane in self.lanes.iter() {
             let mut books = lane.lock();
-            outcome = outcome.and(self.absorb(lane, &mut books, Wait::Nobody));
+            outcome = outcome.and(self.absorb(lane, &mut books, false));
             if self.depot.may_give(&lane.home) {
                 lane.home.begin();
                 outcome = outcome.and(books.pool.end_of_execution());
@@ -544,13 +544,13 @@ impl Shared {
     /// from new memory, in this order.
     fn serve(&self, lane: &Lane, books: &mut Books, bytes: u64) -> Result<Block> {
         lane.home.begin();
-        self.absorb(lane, books, Wait::Nobody)?;
+        self.absorb(lane, books, false)?;
         let mut lacks = match books.pool.serve(bytes)? {
             Served::Block(block) => return Ok(block),
             Served::Lacks(lacks) => lacks,
         };
         if books.pending_bytes >= lacks {
-            self.absorb(lane, books, Wait::Stream)?;
+            self.absorb(lane, books, true)?;
             lacks = match books.pool.serve(bytes)? {
                 Served::Block(block) => return Ok(block),
                 Served::Lacks(lacks) => lacks,
@@ -565,8 +565,8 @@ impl Shared {
         Ok(block)
     }
 
-    fn absorb(&self, lane: &Lane, books: &mut Books, wait: Wait) -> Result<()> {
-        books.absorb(&self.depot, &lane.home, wait)
+    fn absorb(&self, lane: &Lane, books: &mut Books, queue: bool) -> Result<()> {
+        books.absorb(&self.depot, &lane.home, queue)
     }
 
     /// Has other lanes give heaps up that they do not use, of `lacks` bytes together at most. With
@@ -581,11 +581,9 @@ impl Shared {
             if found >= lacks {
                 return;
             }
-            if !self.depot.may_give(&other.home) {
-                continue;
-            }
             let Some(mut books) = other.try_lock() else { continue };
-            if books.pool.free_bytes() < caps.tile_bytes {
+            // The driver is asked last: it costs a call, and a stream that has nothing may be no more.
+            if books.pool.free_bytes() < caps.tile_bytes || !self.depot.may_give(&other.home) {
                 continue;
             }
             other.home.begin();
@@ -610,7 +608,7 @@ impl Shared {
         if wait == Wait::Host {
             outcome = self.trim().map(drop);
         } else {
-            outcome = outcome.and(self.absorb(lane, &mut lane.lock(), Wait::Stream));
+            outcome = outcome.and(self.absorb(lane, &mut lane.lock(), true));
             self.take_from_others(lane, bytes, Wait::Stream);
         }
         if let Err(error) = outcome {
@@ -620,8 +618,16 @@ impl Shared {
 
     /// Gives back what a lane does not use.
     fn trim_lane(&self, lane: &Lane, wait: Wait) -> Result<()> {
+        if wait == Wait::Host {
+            let awaited = lane.lock().awaited(&self.depot);
+            for event in awaited.iter().filter(|event| !event.passed()) {
+                if let Err(error) = event.synchronize() {
+                    tracing::warn!(%error, "what another stream used cannot be waited for and stays pending");
+                }
+            }
+        }
         let mut books = lane.lock();
-        let absorbed = self.absorb(lane, &mut books, wait);
+        let absorbed = self.absorb(lane, &mut books, false);
         if !self.depot.may_give(&lane.home) {
             return absorbed;
         }
