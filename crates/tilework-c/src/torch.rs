@@ -40,6 +40,18 @@ fn lack(bytes: usize, device: c_int, text: &str) -> String {
     format!("CUDA out of memory. Tried to allocate {mib:.2} MiB on GPU {device}. Tilework: {text}")
 }
 
+/// What PyTorch is told of a request, not of zero bytes, that was refused.
+fn refused(failure: Failure, bytes: usize, device: c_int) -> Failure {
+    match failure.status {
+        // Longer than any address space: for PyTorch a lack of memory like any other, which programs that try
+        // sizes catch.
+        TileworkStatus::OutOfMemory | TileworkStatus::InvalidArgument => {
+            Failure::new(TileworkStatus::OutOfMemory, lack(bytes, device, &failure.text))
+        }
+        _ => failure,
+    }
+}
+
 fn stream(stream: *mut c_void) -> Stream {
     Stream(stream.addr() as u64)
 }
@@ -144,12 +156,7 @@ pub unsafe extern "C-unwind" fn tilework_torch_alloc(
     or_throw(
         || {
             let served = gpus::get(device)?.alloc(bytes as u64, self::stream(stream));
-            let address = served.map_err(|failure| match failure.status {
-                TileworkStatus::OutOfMemory => {
-                    Failure { text: lack(bytes, device, &failure.text), ..failure }
-                }
-                _ => failure,
-            })?;
+            let address = served.map_err(|failure| refused(failure, bytes, device))?;
             Ok(ptr::with_exposed_provenance_mut(address as usize))
         },
         ptr::null_mut(),
@@ -347,4 +354,19 @@ pub extern "C" fn tilework_torch_pool_uses(device: c_int, first: u64, second: u6
 pub unsafe extern "C" fn tilework_torch_patch() -> u32 {
     // SAFETY: as this function demands.
     guarded(|| Ok(unsafe { patch::install() })).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_long_for_any_device_is_a_lack_of_memory_too() {
+        let shared = crate::open::shared("sim-h200", &Default::default()).unwrap();
+        let bytes = 1 << 60;
+        let failure = refused(shared.alloc(bytes as u64, Stream(0)).unwrap_err().into(), bytes, 0);
+        assert_eq!(failure.status, TileworkStatus::OutOfMemory);
+        let begin = "CUDA out of memory. Tried to allocate 1099511627776.00 MiB on GPU 0. Tilework: ";
+        assert!(failure.text.starts_with(begin), "{}", failure.text);
+    }
 }

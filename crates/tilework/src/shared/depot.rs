@@ -265,6 +265,10 @@ impl Depot {
         }
     }
 
+    pub fn calls(&self) -> Calls {
+        lock(&self.state).device.calls()
+    }
+
     pub fn stock_bytes(&self) -> u64 {
         self.books.stock.load(Ordering::Relaxed)
     }
@@ -337,6 +341,18 @@ impl Depot {
     /// Unmaps what is late and need not be any longer, and records events that could not be.
     fn settle(&self, state: &mut State) -> Result<(), DeviceError> {
         let mut outcome = Ok(());
+        // What a lane gave back in one operation has one event, and asking costs a call.
+        let mut last: Option<(Event, bool)> = None;
+        let mut has_passed = |event: &Option<Event>| {
+            event.as_ref().is_some_and(|event| match &last {
+                Some((asked, passed)) if Arc::ptr_eq(asked, event) => *passed,
+                _ => {
+                    let passed = event.passed();
+                    last = Some((Arc::clone(event), passed));
+                    passed
+                }
+            })
+        };
         let record = |home: &Home, event: &mut Option<Event>| {
             if event.is_none() && !home.is_pinned() {
                 *event =
@@ -345,8 +361,8 @@ impl Depot {
         };
         for mut late in std::mem::take(&mut state.late) {
             record(&late.home, &mut late.event);
-            let passed = late.event.as_ref().is_some_and(|event| event.passed());
-            let unmapped = passed.then(|| self.unmap(state, late.range, late.offset, late.bytes));
+            let unmapped =
+                has_passed(&late.event).then(|| self.unmap(state, late.range, late.offset, late.bytes));
             if unmapped != Some(Ok(())) {
                 state.late.push(late);
             }
@@ -354,8 +370,8 @@ impl Depot {
         }
         for entry in state.stock.values_mut().flatten() {
             record(&entry.home, &mut entry.event);
-            if entry.has_passed() {
-                // Asked once: the driver's answer costs a call.
+            if has_passed(&entry.event) {
+                // Not to be asked again.
                 entry.event = Some(Arc::clone(&self.done));
             }
         }
@@ -516,7 +532,7 @@ impl Depot {
 /// Whether `home` may have a heap of the stock.
 fn suits(home: &Home, entry: &Stocked) -> bool {
     let own = entry.home.key == home.key;
-    own || entry.has_passed() || home.is_pressed() && entry.event.is_some()
+    own || home.is_pressed() && entry.event.is_some() || entry.has_passed()
 }
 
 fn refused(reason: &str) -> DeviceError {
@@ -644,7 +660,7 @@ impl Device for Door {
     }
 
     fn calls(&self) -> Calls {
-        lock(&self.depot.state).device.calls()
+        self.depot.calls()
     }
 
     fn held_bytes(&self) -> Result<u64, DeviceError> {

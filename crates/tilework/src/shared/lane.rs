@@ -42,6 +42,8 @@ pub(super) struct Books {
     frees: u32,
     /// Blocks that their owners freed, ever.
     pub freed: u64,
+    /// Bytes given up to other lanes and not replaced since.
+    pub given_up: u64,
 }
 
 /// A live block.
@@ -57,8 +59,8 @@ struct Pending {
     bytes: u64,
     /// On which nothing could be recorded yet.
     users: Vec<Stream>,
-    /// Which have to pass.
-    events: Vec<Event>,
+    /// Which have to pass, each with the stream it was recorded on.
+    events: Vec<(Stream, Event)>,
 }
 
 /// Who waits for the streams that used a pending block.
@@ -68,7 +70,8 @@ pub(super) enum Wait {
     Nobody,
     /// The lane's stream, where work can be queued on it.
     Stream,
-    /// The host.
+    /// The host, which waits without the lane's lock: the streams may be waiting for work that a thread
+    /// queues only once it has had something of this lane.
     Host,
 }
 
@@ -84,6 +87,7 @@ impl Lane {
             pending_bytes: 0,
             frees: 0,
             freed: 0,
+            given_up: 0,
         };
         Lane { key, serial, home, books: Mutex::new(books) }
     }
@@ -113,7 +117,7 @@ impl Books {
             if !self.pending.is_empty() {
                 self.frees += 1;
                 if self.frees >= POLL {
-                    self.absorb(depot, home, Wait::Nobody)?;
+                    self.absorb(depot, home, false)?;
                 }
             }
             return Ok(());
@@ -131,23 +135,35 @@ impl Books {
         self.pending.push(pending);
     }
 
-    /// Takes back the pending blocks whose users are through, or for whose users `wait` waits.
-    pub fn absorb(&mut self, depot: &Depot, home: &Home, wait: Wait) -> Result<()> {
+    /// What has to pass before all that is pending comes back, as far as it can be recorded by now.
+    pub fn awaited(&mut self, depot: &Depot) -> Vec<Event> {
+        self.pending.iter_mut().for_each(|pending| pending.record(depot));
+        self.pending.iter().flat_map(|pending| &pending.events).map(|(_, event)| Arc::clone(event)).collect()
+    }
+
+    /// Takes back the pending blocks whose users are through. With `queue` the stream of `home` waits for the
+    /// others, where work can be queued on it.
+    pub fn absorb(&mut self, depot: &Depot, home: &Home, queue: bool) -> Result<()> {
         self.frees = 0;
         if self.pending.is_empty() {
             return Ok(());
         }
-        let queue = wait == Wait::Stream && depot.can_queue(home);
+        let queue = queue && depot.can_queue(home);
         let mut outcome = Ok(());
+        // Blocks lie here in the order in which they were freed: behind an event that has not passed no other
+        // of its stream has, and asking would cost a call for each.
+        let mut busy: Vec<Stream> = Vec::new();
         for mut pending in std::mem::take(&mut self.pending) {
             pending.record(depot);
-            pending.events.retain(|event| {
-                let waits = match wait {
-                    Wait::Stream if queue => event.wait(home.stream()).is_ok(),
-                    Wait::Host => event.synchronize().is_ok(),
-                    _ => false,
-                };
-                !waits && !event.passed()
+            pending.events.retain(|(stream, event)| {
+                if queue && event.wait(home.stream()).is_ok() {
+                    return false;
+                }
+                let waits = busy.contains(stream) || !event.passed();
+                if waits && !busy.contains(stream) {
+                    busy.push(*stream);
+                }
+                waits
             });
             if pending.users.is_empty() && pending.events.is_empty() {
                 self.pending_bytes -= pending.bytes;
@@ -181,7 +197,7 @@ impl Pending {
         let events = &mut self.events;
         self.users.retain(|&user| match depot.record(user) {
             Some(event) => {
-                events.push(event);
+                events.push((user, event));
                 false
             }
             None => true,

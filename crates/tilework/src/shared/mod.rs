@@ -308,7 +308,7 @@ impl Shared {
                 lane.home.set_orphan(true);
                 if self.depot.may_give(&lane.home) {
                     lane.home.begin();
-                    outcome = outcome.and(self.absorb(lane, &mut books, Wait::Nobody));
+                    outcome = outcome.and(self.absorb(lane, &mut books, false));
                     outcome = outcome.and(books.pool.trim().map(drop));
                 }
             }
@@ -329,7 +329,7 @@ impl Shared {
         self.reuse_slots();
         for lane in self.lanes.iter() {
             let mut books = lane.lock();
-            outcome = outcome.and(self.absorb(lane, &mut books, Wait::Nobody));
+            outcome = outcome.and(self.absorb(lane, &mut books, false));
             if self.depot.may_give(&lane.home) {
                 lane.home.begin();
                 outcome = outcome.and(books.pool.end_of_execution());
@@ -369,6 +369,11 @@ impl Shared {
         let live = self.live.load(Ordering::Relaxed);
         let peak_live = self.peak_live.load(Ordering::Relaxed).max(live);
         Usage { live, peak_live, ..self.depot.usage() }
+    }
+
+    /// What was asked of the device so far. Waits for a call that is under way.
+    pub fn calls(&self) -> Calls {
+        if self.process.is_this() { self.depot.calls() } else { Calls::default() }
     }
 
     /// The full report. Takes each lane's lock in turn; not for hot paths.
@@ -542,24 +547,29 @@ impl Shared {
     /// from new memory, in this order.
     fn serve(&self, lane: &Lane, books: &mut Books, bytes: u64) -> Result<Block> {
         lane.home.begin();
-        self.absorb(lane, books, Wait::Nobody)?;
+        self.absorb(lane, books, false)?;
         let mut lacks = match books.pool.serve(bytes)? {
             Served::Block(block) => return Ok(block),
             Served::Lacks(lacks) => lacks,
         };
         if books.pending_bytes >= lacks {
-            self.absorb(lane, books, Wait::Stream)?;
+            self.absorb(lane, books, true)?;
             lacks = match books.pool.serve(bytes)? {
                 Served::Block(block) => return Ok(block),
                 Served::Lacks(lacks) => lacks,
             };
         }
-        self.take_from_others(lane, lacks, Wait::Nobody);
-        books.pool.alloc(bytes, lane.key.stream)
+        // What others took of this lane it replaces by new memory. Took it theirs in turn, streams that work by
+        // turns would hand the same heaps to and fro at every step, by the device.
+        let replaced = lacks.min(books.given_up);
+        self.take_from_others(lane, lacks - replaced, Wait::Nobody);
+        let block = books.pool.alloc(bytes, lane.key.stream)?;
+        books.given_up -= replaced;
+        Ok(block)
     }
 
-    fn absorb(&self, lane: &Lane, books: &mut Books, wait: Wait) -> Result<()> {
-        books.absorb(&self.depot, &lane.home, wait)
+    fn absorb(&self, lane: &Lane, books: &mut Books, queue: bool) -> Result<()> {
+        books.absorb(&self.depot, &lane.home, queue)
     }
 
     /// Has other lanes give heaps up that they do not use, of `lacks` bytes together at most. With
@@ -574,11 +584,9 @@ impl Shared {
             if found >= lacks {
                 return;
             }
-            if !self.depot.may_give(&other.home) {
-                continue;
-            }
             let Some(mut books) = other.try_lock() else { continue };
-            if books.pool.free_bytes() < caps.tile_bytes {
+            // The driver is asked last: it costs a call, and a stream that has nothing may be no more.
+            if books.pool.free_bytes() < caps.tile_bytes || !self.depot.may_give(&other.home) {
                 continue;
             }
             other.home.begin();
@@ -587,7 +595,10 @@ impl Shared {
                 continue;
             }
             match books.pool.give_up(lacks - found) {
-                Ok(bytes) => found += bytes,
+                Ok(bytes) => {
+                    books.given_up += bytes;
+                    found += bytes;
+                }
                 Err(error) => tracing::warn!(%error, "a stream could not give its memory up"),
             }
         }
@@ -600,7 +611,7 @@ impl Shared {
         if wait == Wait::Host {
             outcome = self.trim().map(drop);
         } else {
-            outcome = outcome.and(self.absorb(lane, &mut lane.lock(), Wait::Stream));
+            outcome = outcome.and(self.absorb(lane, &mut lane.lock(), true));
             self.take_from_others(lane, bytes, Wait::Stream);
         }
         if let Err(error) = outcome {
@@ -610,8 +621,16 @@ impl Shared {
 
     /// Gives back what a lane does not use.
     fn trim_lane(&self, lane: &Lane, wait: Wait) -> Result<()> {
+        if wait == Wait::Host {
+            let awaited = lane.lock().awaited(&self.depot);
+            for event in awaited.iter().filter(|event| !event.passed()) {
+                if let Err(error) = event.synchronize() {
+                    tracing::warn!(%error, "what another stream used cannot be waited for and stays pending");
+                }
+            }
+        }
         let mut books = lane.lock();
-        let absorbed = self.absorb(lane, &mut books, wait);
+        let absorbed = self.absorb(lane, &mut books, false);
         if !self.depot.may_give(&lane.home) {
             return absorbed;
         }

@@ -6,7 +6,7 @@ use self::world::World;
 use super::*;
 use crate::device::fault::{Fault, Faults, Plan};
 use crate::device::sim::Sim;
-use crate::device::{self, Call};
+use crate::device::{self, Call, DeviceError};
 use crate::testing::checked::{Extent, Witness};
 
 const MIB: u64 = 1 << 20;
@@ -136,6 +136,23 @@ fn another_stream_takes_what_is_no_longer_in_use() {
 }
 
 #[test]
+fn streams_that_work_by_turns_do_not_hand_memory_to_and_fro() {
+    let mut rig = Rig::new();
+    let mut calls = Vec::new();
+    for _ in 0..4 {
+        for (stream, bytes) in [(A, 8 * TILE), (B, 6 * TILE)] {
+            let block = rig.used(bytes, stream);
+            rig.free(block);
+            rig.world.run(stream);
+        }
+        calls.push(rig.witness.calls());
+    }
+    assert_eq!(calls[1], calls[3], "each has what it needs");
+    assert!(rig.front.usage().held <= 14 * TILE);
+    rig.check();
+}
+
+#[test]
 fn when_memory_is_out_the_stream_waits_and_the_host_does_not() {
     let mut rig = Rig::limited(4 * TILE);
     let first = rig.used(4 * TILE, A);
@@ -212,6 +229,94 @@ fn a_stream_that_lacks_memory_waits_for_what_is_pending_rather_than_take_more() 
     assert_eq!(rig.world.waits(), [(A.0, B.0)]);
     assert_eq!(rig.world.host_waits(), 0);
     rig.check();
+}
+
+#[test]
+fn a_stream_that_is_behind_is_asked_once_for_all_that_waits_for_it() {
+    let mut rig = Rig::new();
+    for _ in 0..100 {
+        let block = rig.used(512, A);
+        rig.front.record_stream(block, B).unwrap();
+        rig.world.order(B, A);
+        rig.launch(B, block);
+        rig.free(block);
+    }
+    let asked = rig.world.asked();
+    for _ in 0..64 {
+        let small = rig.alloc(512, A);
+        rig.free(small);
+    }
+    assert_eq!(rig.world.asked(), asked + 1);
+    rig.world.run(B);
+    rig.front.end_of_execution().unwrap();
+    assert_eq!(rig.front.stats().pending, 0);
+}
+
+#[test]
+fn heaps_that_change_hands_are_asked_about_a_few_times_each() {
+    let mut rig = Rig::limited(32 * TILE);
+    let blocks: Vec<u64> = (0..16).map(|_| rig.used(2 * TILE, A)).collect();
+    blocks.into_iter().for_each(|block| rig.free(block));
+    let asked = rig.world.asked();
+    rig.used(32 * TILE, B);
+    let asked = rig.world.asked() - asked;
+    assert!(asked < 32 * 4, "asked {asked} times for 32 heaps at most");
+    rig.check();
+}
+
+/// An event that passes only once a thread has had memory for the work that lets it pass, as in a collective.
+#[derive(Debug, Clone)]
+struct Collective {
+    front: Arc<std::sync::OnceLock<std::sync::Weak<Shared>>>,
+    passed: Arc<AtomicBool>,
+}
+
+impl Streams for Collective {
+    fn record(&self, _: Stream) -> std::result::Result<streams::Event, DeviceError> {
+        Ok(Arc::new(self.clone()))
+    }
+
+    fn is_capturing(&self, _: Stream) -> bool {
+        false
+    }
+
+    fn synchronize_device(&self) -> std::result::Result<(), DeviceError> {
+        Ok(())
+    }
+}
+
+impl streams::Mark for Collective {
+    fn wait(&self, _: Stream) -> std::result::Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn passed(&self) -> bool {
+        self.passed.load(Ordering::Relaxed)
+    }
+
+    fn synchronize(&self) -> std::result::Result<(), DeviceError> {
+        let front = self.front.get().and_then(std::sync::Weak::upgrade).unwrap();
+        let (send, receive) = std::sync::mpsc::channel();
+        std::thread::spawn(move || send.send(front.alloc(512, A).is_ok()));
+        let served = receive.recv_timeout(std::time::Duration::from_secs(5)) == Ok(true);
+        self.passed.store(served, Ordering::Relaxed);
+        let reason = || DeviceError::Failed { call: Call::Order, reason: "nobody was served".into() };
+        served.then_some(()).ok_or_else(reason)
+    }
+}
+
+#[test]
+fn a_host_that_waits_keeps_no_thread_from_its_memory() {
+    let streams = Collective { front: Arc::default(), passed: Arc::default() };
+    let device = device::open("sim-h200").unwrap();
+    let front = Arc::new(Shared::new(device, Box::new(streams.clone()), &Options::default()).unwrap());
+    streams.front.set(Arc::downgrade(&front)).unwrap();
+    let block = front.alloc(TILE, A).unwrap();
+    front.record_stream(block, B).unwrap();
+    front.free(block).unwrap();
+    front.trim().unwrap();
+    assert!(streams.passed.load(Ordering::Relaxed));
+    assert_eq!(front.stats().pending, 0);
 }
 
 #[test]

@@ -38,6 +38,7 @@ struct State {
     waits: Vec<(u64, u64)>,
     host_waits: usize,
     recorded: usize,
+    asked: usize,
 }
 
 struct Use {
@@ -178,6 +179,11 @@ impl World {
         self.state().host_waits
     }
 
+    /// How often an event was asked whether it has passed.
+    pub fn asked(&self) -> usize {
+        self.state().asked
+    }
+
     /// How many events were recorded.
     pub fn recorded(&self) -> usize {
         self.state().recorded
@@ -235,6 +241,7 @@ impl Mark for Place {
 
     fn passed(&self) -> bool {
         let state = &mut *self.world.state();
+        state.asked += 1;
         let over = state.is_over(&self.clock);
         if over {
             join(&mut state.host, &self.clock);
