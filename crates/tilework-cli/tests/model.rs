@@ -98,7 +98,8 @@ fn wrong_use_is_told_with_what_would_be_right() {
 fn a_limit_too_small_names_the_figures() {
     let output = tilework(["run", "--limit", "256KiB"]).args(SHAPE).arg(model()).output().unwrap();
     let error = refused(&output, 1);
-    assert!(error.contains("out of memory: 294912 bytes requested with"), "{error}");
+    // How much is requested depends on the width of the processor's vectors.
+    assert!(error.contains("out of memory: ") && error.contains("bytes requested with"), "{error}");
     assert!(error.contains("limit 262144 bytes"), "{error}");
 }
 
@@ -149,11 +150,20 @@ fn a_comparison_has_a_row_for_everyone_and_a_picture() {
 
 #[test]
 fn a_manager_that_fails_leaves_the_others_their_rows() {
+    // What the model needs depends on the width of the processor's vectors; buckets always need more.
+    let held = |manager| {
+        let output =
+            tilework(["run", "--json", "--manager", manager]).args(SHAPE).arg(model()).output().unwrap();
+        let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
+        report["peak_held_bytes"].as_u64().unwrap()
+    };
+    let enough = held("tiled");
+    assert!(enough < held("bucketized"));
+    let limit = format!("{enough}B");
     let output =
-        tilework(["compare", "--runs", "1", "--limit", "1000KiB"]).args(SHAPE).arg(model()).output().unwrap();
+        tilework(["compare", "--runs", "1", "--limit", &limit]).args(SHAPE).arg(model()).output().unwrap();
     let text = stdout(&output);
     assert_eq!(output.status.code(), Some(1), "{text}{}", stderr(&output));
-    // Blocks of 288 KiB in buckets of 512 KiB: the second one is too much.
     let row = |who| text.lines().find(|line| line.starts_with(who)).unwrap();
     assert!(row("bucketized").contains("failed"), "{text}");
     assert!(!row("tiled").contains("failed") && !row("ort arena").contains("failed"), "{text}");

@@ -265,10 +265,6 @@ impl Depot {
         }
     }
 
-    pub fn calls(&self) -> Calls {
-        lock(&self.state).device.calls()
-    }
-
     pub fn stock_bytes(&self) -> u64 {
         self.books.stock.load(Ordering::Relaxed)
     }
