@@ -33,8 +33,9 @@
 //!   requests without a stream only, as in ONNX Runtime's arena.
 //!
 //! Before version 1.23 no stream is ever named, so runs at the same time could not be told apart: GPUs are
-//! refused there. So is what a plan split over several CUDA streams would need: an order between streams
-//! within a run.
+//! refused there. Python's wheels before 1.23 cannot be served at all: their environment is not the one of the
+//! C API, which refuses to make a second. A plan that is split over several CUDA streams by a file of the
+//! user's is not for us: within a run, nothing here orders one stream behind another.
 
 use std::ffi::{CString, c_int, c_void};
 use std::ptr::{self, null_mut};
