@@ -1,6 +1,6 @@
 //! ONNX Runtime's allocator interface: a table of C functions.
 //!
-//! Ours lies at the start of [`State`], so that the table's address, which every call brings along, is the
+//! Ours lies at the start of `State`, so that the table's address, which every call brings along, is the
 //! state's address.
 
 use std::ffi::{CStr, CString, c_int, c_void};
