@@ -166,7 +166,7 @@ class Hooks(unittest.TestCase):
     def test_options_come_before_the_first_tensor(self):
         free(alloc(1, 0, None), 1, 0, None)
         options = Options(size=ctypes.sizeof(Options), device=b"host", limit_bytes=MIB)
-        with self.assertRaisesRegex(Error, "before its first tensor"):
+        with self.assertRaisesRegex(Error, "before the first tensor"):
             call("tilework_torch_configure", ctypes.byref(options))
 
 

@@ -4,6 +4,11 @@ In PyTorch, before the first tensor on a GPU::
 
     import tilework.torch
     tilework.torch.enable()
+
+With ONNX Runtime, before the first session::
+
+    import tilework.onnxruntime
+    tilework.onnxruntime.enable()
 """
 
 from tilework._library import Error, version

@@ -16,11 +16,11 @@ import atexit
 import ctypes
 import os
 import warnings
-from types import TracebackType
 from typing import Any
 
-from tilework import _hooks
-from tilework._library import FIGURES, Figures, Options, address, call, LIB, PATH
+from tilework import _hooks, _managers
+from tilework._library import Options, address, call, LIB, PATH
+from tilework._managers import Recording
 
 __all__ = ["enable", "end_of_execution", "record", "stats", "trim"]
 
@@ -112,22 +112,6 @@ def _start(path: str | os.PathLike[str]) -> None:
     call("tilework_torch_record_start", os.fsencode(path))
 
 
-class Recording:
-    """A recording under way; as a context manager it stops at the end of the block."""
-
-    def stop(self) -> None:
-        """Completes the trace and gives it its name."""
-        call("tilework_torch_record_stop")
-
-    def __enter__(self) -> Recording:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.stop()
-
-
 def record(path: str | os.PathLike[str]) -> Recording:
     """Begins to write every request and free to a trace, for `tilework replay` and `tilework compare`.
 
@@ -141,7 +125,7 @@ def record(path: str | os.PathLike[str]) -> Recording:
     """
     _check()
     _start(path)
-    return Recording()
+    return Recording(lambda: call("tilework_torch_record_stop"))
 
 
 def _check() -> None:
@@ -161,16 +145,12 @@ def stats(device: Any = None) -> dict[str, int]:
 
     `device` is as in torch.cuda.memory_allocated(); the current GPU if None.
     """
-    figures = Figures(size=ctypes.sizeof(Figures))
-    call("tilework_stats", _manager(device), ctypes.byref(figures))
-    return {name: getattr(figures, name) for name in FIGURES}
+    return _managers.stats(_manager(device))
 
 
 def trim(device: Any = None) -> int:
     """Gives everything unused back to a GPU, and returns how many bytes that was."""
-    released = ctypes.c_uint64()
-    call("tilework_trim", _manager(device), ctypes.byref(released))
-    return released.value
+    return _managers.trim(_manager(device))
 
 
 def end_of_execution(device: Any = None) -> None:

@@ -1,10 +1,12 @@
-//! Tilework for C, and the hooks through which PyTorch allocates.
+//! Tilework for C, and the hooks through which PyTorch and ONNX Runtime allocate.
 //!
 //! ```text
 //!   include/tilework.h                  python/tilework
 //!        │                                   │
 //!   manager    managers by handle       torch    the functions that PyTorch calls,
 //!        │                                   │    one shared manager for each GPU
+//!        │                              ort      the allocators that ONNX Runtime calls,
+//!        │                                   │    over the same managers and one for the host
 //!        └────────── call, open ─────────────┘
 //!                        │
 //!              tilework::shared::Shared
@@ -15,6 +17,10 @@
 mod call;
 mod manager;
 mod open;
-// PyTorch's wheels with CUDA that have this C++ ABI are those for Linux.
+// What is thrown here has the C++ ABI of the wheels for Linux.
+#[cfg(target_os = "linux")]
+mod ort;
+#[cfg(target_os = "linux")]
+mod symbols;
 #[cfg(target_os = "linux")]
 mod torch;

@@ -15,10 +15,9 @@
 
 mod exception;
 mod filter;
-mod gpus;
+pub(crate) mod gpus;
 mod patch;
 mod stats;
-mod symbols;
 
 use std::ffi::{c_char, c_int, c_void};
 use std::path::Path;

@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use ort_sys::{OrtEnv, OrtLoggingLevel};
 
-use crate::allocator::{Allocator, Registered};
+use crate::allocator::Allocator;
 use crate::error::{Error, Result};
 use crate::library::Library;
 use crate::owned::Owned;
+use crate::table::{Place, Table};
 
 /// True iff an [`Environment`] is alive. ONNX Runtime shares one per process among all who ask, and an
 /// allocator registered with it is everybody's; so one at a time.
@@ -20,7 +21,7 @@ static ALIVE: AtomicBool = AtomicBool::new(false);
 pub struct Environment {
     // The order is the order of dropping: ONNX Runtime's environment, then what it points to.
     env: Owned<OrtEnv>,
-    registered: Option<Registered>,
+    registered: Option<Table<Allocator>>,
     library: Arc<Library>,
     _alone: Alone,
 }
@@ -58,11 +59,13 @@ impl Environment {
         // SAFETY: the environment is alive.
         let quiet = unsafe { ((*api).DisableTelemetryEvents)(env.as_ptr()) };
         let _ = library.check("DisableTelemetryEvents", quiet);
-        let registered = allocator.map(|a| Registered::new(library, a)).transpose()?;
+        let registered = allocator
+            .map(|a| Table::new(library.spoken(), Place::Cpu, a, library.throw_bad_alloc()))
+            .transpose()?;
         let environment = Environment { env, registered, library: library.clone(), _alone: alone };
         if let Some(registered) = &environment.registered {
             // SAFETY: environment and table are alive, and the table stays until the environment is gone.
-            let status = unsafe { ((*api).RegisterAllocator)(environment.env.as_ptr(), registered.table()) };
+            let status = unsafe { ((*api).RegisterAllocator)(environment.env.as_ptr(), registered.as_ptr()) };
             library.check("RegisterAllocator", status)?;
         }
         Ok(Arc::new(environment))
@@ -70,7 +73,7 @@ impl Environment {
 
     /// The registered allocator.
     pub fn allocator(&self) -> Option<&Allocator> {
-        self.registered.as_ref().map(Registered::allocator)
+        self.registered.as_ref().map(Table::server)
     }
 
     /// The library it belongs to.

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!   Session::run ──► ONNX Runtime ──Alloc/Free──► OrtAllocator table ──► Mutex<manager> ──► device
-//!        │                                             (allocator.rs)          │
+//!        │                                               (table.rs)            │
 //!        └── on failure: the manager's own words ◄── the last error kept ◄─────┘
 //! ```
 //!
@@ -32,6 +32,7 @@
 //! ```
 
 mod allocator;
+pub mod api;
 mod arena;
 mod environment;
 mod error;
@@ -42,12 +43,13 @@ mod library;
 pub mod npy;
 mod owned;
 mod session;
+pub mod table;
 mod tensor;
 
 pub use allocator::{Allocator, Failure};
 pub use arena::ArenaStats;
 pub use environment::Environment;
 pub use error::{Error, Result};
-pub use library::{API_VERSIONS, Library};
+pub use library::Library;
 pub use session::{Output, Session, SessionOptions, fingerprint};
 pub use tensor::{Dim, ElementType, Tensor, TensorSpec};

@@ -17,7 +17,7 @@ use std::ffi::{CStr, c_char, c_void};
 use std::mem::{MaybeUninit, transmute_copy};
 use std::sync::OnceLock;
 
-use super::symbols::Library;
+use crate::symbols::Library;
 
 /// What `c10::OutOfMemoryError` may need at most; today it is about a quarter of it.
 const OBJECT_BYTES: usize = 1024;

@@ -1,4 +1,4 @@
-//! One shared manager for each GPU that PyTorch uses.
+//! One shared manager for each GPU that PyTorch or ONNX Runtime uses.
 
 use std::collections::HashMap;
 use std::ffi::c_int;
@@ -60,8 +60,12 @@ struct Books {
 pub fn configure(settings: Settings) -> Result<()> {
     open::check(&settings)?;
     let mut plan = Plan::lock();
-    if made().next().is_some() && plan.settings.as_ref() != Some(&settings) {
-        return Err(Failure::argument("PyTorch has allocated already: options come before its first tensor"));
+    let current = plan.settings.clone().or_else(|| made().next().map(|_| Settings::default()));
+    if current.is_some_and(|current| current != settings) {
+        return Err(Failure::argument(
+            "the GPUs' memory is served with other options already: options come before the first tensor or \
+             session, and PyTorch and ONNX Runtime have the same",
+        ));
     }
     plan.settings = Some(settings);
     Ok(())

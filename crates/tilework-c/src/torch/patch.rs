@@ -25,8 +25,8 @@ use tilework::shared::PoolId;
 
 use super::gpus;
 use super::stats::DeviceStats;
-use super::symbols::Library;
 use crate::call::{Result, guarded};
+use crate::symbols::Library;
 
 /// Statistics are answered.
 const STATISTICS: u32 = 1;

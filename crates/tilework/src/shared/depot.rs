@@ -13,7 +13,7 @@
 //! next lane need not wait for the unmapping, but its stream must wait for the event.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -45,7 +45,7 @@ impl Home {
         Home {
             key,
             orphan: AtomicBool::new(false),
-            pinned: AtomicBool::new(key.slot != 0),
+            pinned: AtomicBool::new(key.is_graph()),
             pressed: AtomicBool::new(false),
             mark: Mutex::default(),
         }
@@ -130,6 +130,8 @@ pub(super) struct Depot {
     streams: Box<dyn Streams>,
     /// What stands for an event where nothing is left to wait for.
     done: Event,
+    /// Graphs' pools that are open: while one is, a capture may be under way somewhere.
+    open_pools: Arc<AtomicUsize>,
     state: Mutex<State>,
     /// In address order.
     ranges: RwLock<Vec<Reserved>>,
@@ -175,7 +177,7 @@ fn take(from: &AtomicU64, bytes: u64) {
 }
 
 impl Depot {
-    pub fn new(device: Box<dyn Device>, streams: Box<dyn Streams>) -> Depot {
+    pub fn new(device: Box<dyn Device>, streams: Box<dyn Streams>, open_pools: Arc<AtomicUsize>) -> Depot {
         let state =
             State { stock: BTreeMap::new(), late: Vec::new(), unreserve: Vec::new(), executions: 0, device };
         Depot {
@@ -183,6 +185,7 @@ impl Depot {
             caps: state.device.caps().clone(),
             streams,
             done: Arc::new(InOrder),
+            open_pools,
             state: Mutex::new(state),
             ranges: RwLock::default(),
             limit: AtomicU64::new(u64::MAX),
@@ -204,14 +207,28 @@ impl Depot {
         if home.is_pinned() {
             return None;
         }
+        let mut mark = lock(&home.mark);
+        if mark.is_none() {
+            *mark = self.last_uses(home);
+        }
+        mark.clone()
+    }
+
+    /// An event behind all that was queued with a lane's memory. Its stream exists, or is an orphan, or is a
+    /// guest: that one may be gone, so that only the whole device can be waited for, which takes the host.
+    fn last_uses(&self, home: &Home) -> Option<Event> {
         if home.is_orphan() {
             return Some(Arc::clone(&self.done));
         }
-        let mut mark = lock(&home.mark);
-        if mark.is_none() {
-            *mark = self.record(home.stream());
+        if !home.key.is_guest() {
+            return self.record(home.stream());
         }
-        mark.clone()
+        if self.is_capturing(home) {
+            return None;
+        }
+        let waited = self.streams.synchronize_device();
+        let waited = waited.inspect_err(|error| tracing::warn!(%error, "the device could not be waited for"));
+        waited.ok().map(|()| Arc::clone(&self.done))
     }
 
     /// Marks what is queued on a stream. `None` while it is being captured, and when the driver refuses,
@@ -224,14 +241,24 @@ impl Depot {
         recorded.inspect_err(|error| tracing::warn!(%error, stream = stream.0, "no event was recorded")).ok()
     }
 
+    /// Whether a lane's stream can be asked for nothing because of a capture. To wait for the device, as
+    /// guests have to, would break one on any stream.
+    pub fn is_capturing(&self, home: &Home) -> bool {
+        if home.key.is_guest() {
+            self.open_pools.load(Ordering::Relaxed) != 0
+        } else {
+            !home.is_orphan() && self.streams.is_capturing(home.stream())
+        }
+    }
+
     /// Whether work may be queued on a lane's stream, and would run.
     pub fn can_queue(&self, home: &Home) -> bool {
-        !home.is_orphan() && !home.is_pinned() && !self.streams.is_capturing(home.stream())
+        !home.is_orphan() && !home.is_pinned() && !home.key.is_guest() && !self.is_capturing(home)
     }
 
     /// Whether a lane may give anything back at present.
     pub fn may_give(&self, home: &Home) -> bool {
-        !home.is_pinned() && (home.is_orphan() || !self.streams.is_capturing(home.stream()))
+        !home.is_pinned() && !self.is_capturing(home)
     }
 
     /// The lane in whose address space `address` lies.
@@ -351,8 +378,7 @@ impl Depot {
         };
         let record = |home: &Home, event: &mut Option<Event>| {
             if event.is_none() && !home.is_pinned() {
-                *event =
-                    if home.is_orphan() { Some(Arc::clone(&self.done)) } else { self.record(home.stream()) };
+                *event = self.last_uses(home);
             }
         };
         for mut late in std::mem::take(&mut state.late) {

@@ -20,6 +20,25 @@ pub(super) struct Key {
     pub stream: Stream,
 }
 
+/// The slot of guest streams, whose names are never passed to the device.
+const GUESTS: u32 = u32::MAX;
+
+impl Key {
+    /// The lane of a guest stream.
+    pub fn guest(stream: Stream) -> Key {
+        Key { slot: GUESTS, stream }
+    }
+
+    pub fn is_guest(self) -> bool {
+        self.slot == GUESTS
+    }
+
+    /// Whether it belongs to a graph's pool.
+    pub fn is_graph(self) -> bool {
+        self.slot != 0 && !self.is_guest()
+    }
+}
+
 /// The memory of a stream.
 pub(super) struct Lane {
     pub key: Key,

@@ -15,6 +15,8 @@
 //! * Memory goes from lane to lane as whole heaps, through the *stock*, behind an event.
 //! * A block that other streams used too is *pending* once freed, until events recorded on them have
 //!   passed, or until the lane's stream waits for these.
+//! * A *guest* stream may be gone without a word: its name is a key and no more. Its lane uses memory again
+//!   like any other; before some of it goes elsewhere, the host waits for the device.
 //! * A graph's *pool* has lanes of its own. They keep tiles and addresses until the last reference is
 //!   released and the device has been synchronised.
 //!
@@ -100,7 +102,8 @@ pub struct StreamStats {
 ///
 /// Every method may be called from any thread. None of them waits for work of the device, but for
 /// [`trim`](Shared::trim), [`forget_stream`](Shared::forget_stream), and [`alloc`](Shared::alloc) where
-/// memory would be out otherwise or a device cannot do without.
+/// memory would be out otherwise or a device cannot do without, and where a [guest](Shared::alloc_guest)'s memory
+/// goes to another stream or is given back.
 ///
 /// In a child process made by `fork` requests fail with [`Error::Forked`] and everything else does nothing.
 ///
@@ -134,12 +137,13 @@ impl Shared {
         if let (_, Some(sentence)) = serving(Kind::Tiled, &*device) {
             tracing::warn!("{sentence}");
         }
+        let pools = Pools::default();
         Ok(Shared {
             process: Process::this()?,
             options: *options,
             lanes: Lanes::new(),
-            pools: Pools::default(),
-            depot: Arc::new(Depot::new(device, streams)),
+            depot: Arc::new(Depot::new(device, streams, pools.open())),
+            pools,
             live: AtomicU64::new(0),
             peak_live: AtomicU64::new(0),
             ooms: AtomicU64::new(0),
@@ -158,7 +162,25 @@ impl Shared {
     #[inline]
     pub fn alloc(&self, bytes: u64, stream: Stream) -> Result<u64> {
         self.process.check()?;
-        let key = Key { slot: self.pools.slot_for(stream), stream };
+        self.alloc_in(Key { slot: self.pools.slot_for(stream), stream }, bytes)
+    }
+
+    /// As [`alloc`](Shared::alloc), for work on a guest: a stream that somebody else destroys without telling.
+    /// `stream` tells guests apart, also from other streams of the same number; the device is never asked about
+    /// it, and graphs' pools do not have its requests.
+    ///
+    /// What is freed serves the same guest again at once. Before it serves others or is given back the host
+    /// waits for all work of the device: not while a graph's pool is open, as that would break a capture.
+    ///
+    /// # Errors
+    /// As [`alloc`](Shared::alloc).
+    pub fn alloc_guest(&self, bytes: u64, stream: Stream) -> Result<u64> {
+        self.process.check()?;
+        self.alloc_in(Key::guest(stream), bytes)
+    }
+
+    #[inline]
+    fn alloc_in(&self, key: Key, bytes: u64) -> Result<u64> {
         let lane = match self.lanes.get(key) {
             Some(lane) => lane,
             None => self.make_lane(key),
@@ -169,7 +191,7 @@ impl Shared {
             lane.home.set_orphan(false);
         }
         if let Some(block) = books.pool.lend(bytes) {
-            self.hand_out(&mut books, block, stream);
+            self.hand_out(&mut books, block, key.stream);
             return Ok(block.address);
         }
         self.alloc_slow(lane, books, bytes)
@@ -215,7 +237,7 @@ impl Shared {
         let lane = self.lane_at(address).ok_or(Error::UnknownAddress(address))?;
         let mut books = lane.lock();
         let entry = books.blocks.get_mut(&address).ok_or(Error::UnknownAddress(address))?;
-        if stream == lane.key.stream {
+        if stream == lane.key.stream && !lane.key.is_guest() {
             // The lane's order covers it, also where another stream got the name of one that is no more.
             lane.home.set_orphan(false);
         } else if !entry.users.contains(&stream) {
@@ -304,7 +326,7 @@ impl Shared {
         for lane in self.lanes.iter() {
             let mut books = lane.lock();
             books.forget(stream);
-            if lane.key.stream == stream {
+            if lane.key.stream == stream && !lane.key.is_guest() {
                 lane.home.set_orphan(true);
                 if self.depot.may_give(&lane.home) {
                     lane.home.begin();
@@ -399,7 +421,7 @@ impl Shared {
             stats.frees += books.freed;
             stats.streams.push(StreamStats {
                 stream: lane.key.stream.0,
-                graph: lane.key.slot != 0,
+                graph: lane.key.is_graph(),
                 live: pool.usage.live - books.pending_bytes,
                 held: pool.usage.held,
                 largest_free_run: pool.largest_free_run,
@@ -641,8 +663,7 @@ impl Shared {
     /// Waits for the graphs of pools that nobody refers to any more, and makes their lanes like others.
     fn retire_pools(&self) -> Result<()> {
         let slots = self.pools.retired();
-        let capturing =
-            |lane: &Lane| !lane.home.is_orphan() && self.depot.streams().is_capturing(lane.key.stream);
+        let capturing = |lane: &Lane| self.depot.is_capturing(&lane.home);
         // While a stream is being captured the device may not be waited for; with a pool open one that no lane
         // knows of may be.
         if slots.is_empty() || self.pools.any_open() || self.lanes.iter().any(capturing) {

@@ -8,7 +8,7 @@
 //! lanes, are used again once a pool is gone and its last block freed.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::{Filter, PoolId};
 use crate::manager::Stream;
@@ -17,7 +17,7 @@ use crate::manager::Stream;
 #[derive(Default)]
 pub(super) struct Pools {
     /// How many are open. Most programs have none, and find out by one relaxed load.
-    open: AtomicUsize,
+    open: Arc<AtomicUsize>,
     state: RwLock<State>,
 }
 
@@ -111,6 +111,11 @@ impl Pools {
             state.retired.push(slot);
         }
         self.count(&state);
+    }
+
+    /// The number of open pools, for those who have to know it under a lock of theirs.
+    pub fn open(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.open)
     }
 
     /// Whether any pool is open.

@@ -47,6 +47,17 @@ impl Rig {
 
     fn try_alloc(&mut self, bytes: u64, stream: Stream) -> Result<u64> {
         let address = self.front.alloc(bytes, stream)?;
+        Ok(self.enter(address, bytes, stream))
+    }
+
+    /// A block of a guest's that work on its stream uses.
+    fn used_by_guest(&mut self, bytes: u64, stream: Stream) -> u64 {
+        let address = self.front.alloc_guest(bytes, stream).unwrap();
+        self.world.launch(stream, address, bytes, &self.witness);
+        self.enter(address, bytes, stream)
+    }
+
+    fn enter(&mut self, address: u64, bytes: u64, stream: Stream) -> u64 {
         assert_eq!(address % 512, 0);
         let extents = self.witness.resolve(address, bytes).expect("a block is mapped");
         for (other, (_, _, theirs)) in &self.live {
@@ -57,7 +68,7 @@ impl Rig {
             }
         }
         self.live.insert(address, (bytes, stream, extents));
-        Ok(address)
+        address
     }
 
     fn alloc(&mut self, bytes: u64, stream: Stream) -> u64 {
@@ -701,4 +712,63 @@ fn xorshift(seed: u64) -> impl FnMut() -> u64 {
         state ^= state << 17;
         state
     }
+}
+
+#[test]
+fn a_guest_uses_its_memory_again_without_a_driver_call() {
+    let mut rig = Rig::new();
+    let first = rig.used_by_guest(3 * MIB, A);
+    rig.free(first);
+    let calls = rig.witness.calls();
+    rig.used_by_guest(3 * MIB, A);
+    assert_eq!((rig.witness.calls(), rig.world.recorded(), rig.world.host_waits()), (calls, 0, 0));
+    rig.check();
+}
+
+#[test]
+fn a_guest_that_is_gone_is_never_asked_and_its_memory_serves_others() {
+    let mut rig = Rig::limited(4 * TILE);
+    let kept = rig.used_by_guest(TILE, A);
+    let freed = rig.used_by_guest(2 * TILE, A);
+    rig.free(freed);
+    rig.world.destroy(A);
+    // Another guest of ONNX Runtime's, a stream of PyTorch's, and one that got the name of the first.
+    let other = rig.used_by_guest(2 * TILE, B);
+    assert!(rig.world.host_waits() > 0, "what the guest did was waited for");
+    rig.free(other);
+    let third = rig.used(2 * TILE, C);
+    rig.free(third);
+    rig.check();
+    rig.free(kept);
+    rig.front.end_of_execution().unwrap();
+    rig.front.trim().unwrap();
+    assert_eq!(rig.front.usage().held, 0);
+    rig.check();
+}
+
+#[test]
+fn the_device_is_not_waited_for_while_a_graph_may_be_captured() {
+    let mut rig = Rig::new();
+    let guests = rig.used_by_guest(2 * TILE, A);
+    rig.free(guests);
+    rig.front.begin_pool(PoolId(1, 1), Box::new(|stream| stream == B)).unwrap();
+    rig.world.capture(B, true);
+    let graphs = rig.try_alloc(2 * TILE, B).unwrap();
+    // Not the pool's, although its filter would let a stream of this name in.
+    let guests = rig.front.alloc_guest(4 * TILE, B).unwrap();
+    assert_eq!(
+        rig.front.stats().streams.iter().filter(|part| part.graph).map(|part| part.live).sum::<u64>(),
+        2 * TILE
+    );
+    rig.front.free(guests).unwrap();
+    rig.front.end_of_execution().unwrap();
+    rig.front.trim().unwrap();
+    assert_eq!(rig.world.host_waits(), 0);
+    rig.world.capture(B, false);
+    rig.front.end_pool(PoolId(1, 1)).unwrap();
+    rig.free(graphs);
+    rig.front.release_pool(PoolId(1, 1)).unwrap();
+    rig.front.trim().unwrap();
+    assert_eq!(rig.front.usage().held, 0);
+    rig.check();
 }

@@ -20,6 +20,19 @@ impl Library {
         Library::with(name, 0)
     }
 
+    /// Keeps the library that an address lies in loaded until the process ends, whoever closes it.
+    pub fn keep(address: *const c_void) -> bool {
+        let mut info = MaybeUninit::<libc::Dl_info>::uninit();
+        // SAFETY: the place is valid for what is written; any address may be asked about.
+        if unsafe { libc::dladdr(address, info.as_mut_ptr()) } == 0 {
+            return false;
+        }
+        // SAFETY: filled, since something was found.
+        let name = unsafe { info.assume_init() }.dli_fname;
+        // SAFETY: the name of a library that is loaded, as the loader keeps it: terminated.
+        Library::loaded(unsafe { CStr::from_ptr(name) }).is_some()
+    }
+
     /// What the whole program sees: its executable, what that is linked to, and what was preloaded.
     pub fn program() -> Option<Library> {
         // SAFETY: no name is the program itself, and nothing is loaded.

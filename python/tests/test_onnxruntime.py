@@ -1,0 +1,255 @@
+"""Stock ONNX Runtime under Tilework, on the CPU: each test is a program of its own."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+try:
+    import numpy  # noqa: F401
+    import onnxruntime
+
+    MISSING = None
+    OLD = tuple(map(int, onnxruntime.__version__.split(".")[:2])) < (1, 23)
+except ImportError as error:
+    MISSING, OLD = f"{error}: pip install onnxruntime", False
+
+START = f"""
+import gc, sys, threading
+import numpy as np, onnxruntime as ort, tilework.onnxruntime as tw
+CONV = {str(ROOT / "crates/tilework-ort/tests/data/conv.onnx")!r}
+VAE = {str(ROOT / "models/sdxl-vae-decoder.onnx")!r}
+MIB = 1 << 20
+def session(model=CONV, options=None):
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+def picture(side):
+    return {{"x": np.random.default_rng(0).standard_normal((1, 3, side, side)).astype(np.float32)}}
+def refused(kind, words, body):
+    try:
+        body()
+    except kind as error:
+        assert words in str(error), error
+    else:
+        raise AssertionError(f"no {{kind.__name__}}: {{words}}")
+"""
+
+
+def run(program):
+    return subprocess.run(
+        [sys.executable, "-c", START + textwrap.dedent(program) + "\nprint('done')\n"],
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+
+
+class Programs(unittest.TestCase):
+    def program(self, body):
+        result = run(body)
+        seen = (result.returncode, result.stdout[-5:], result.stderr)
+        self.assertEqual(seen, (0, "done\n", ""), result.stdout + result.stderr)
+
+
+@unittest.skipIf(MISSING, MISSING)
+@unittest.skipUnless(OLD, "this ONNX Runtime is served")
+class TooOld(Programs):
+    def test_it_is_refused_with_the_version_that_does(self):
+        self.program("refused(RuntimeError, '1.23 or later', tw.enable)")
+
+
+@unittest.skipIf(MISSING, MISSING)
+@unittest.skipIf(OLD, "this ONNX Runtime is too old to be served")
+class Sessions(Programs):
+    def test_outputs_are_the_same_to_the_bit_and_sessions_from_before_stay(self):
+        self.program(
+            """
+            before = session()
+            expected = before.run(None, picture(96))[0]
+            tw.enable()
+            # A session from before keeps what it has.
+            before.run(None, picture(96))
+            assert tw.stats()["allocations"] == 0
+            served = session()
+            for _ in range(4):
+                assert served.run(None, picture(96))[0].tobytes() == expected.tobytes()
+            figures = tw.stats("cpu")
+            assert figures["peak_live"] >= 2 * 8 * 96 * 96 * 4, figures
+            """
+        )
+
+    def test_the_vae_decoder(self):
+        self.program(
+            """
+            latent = {"latent": np.random.default_rng(0).standard_normal((1, 4, 16, 16)).astype(np.float32)}
+            # One at a time: the model's weights are large.
+            plain = session(VAE)
+            expected = plain.run(None, latent)[0]
+            del plain
+            tw.enable()
+            served = session(VAE)
+            for _ in range(2):
+                assert served.run(None, latent)[0].tobytes() == expected.tobytes()
+            figures = tw.stats()
+            assert figures["peak_live"] > 40 * MIB, figures
+            assert figures["peak_held"] < 1.05 * figures["peak_live"], figures
+            """
+        )
+
+    def test_sessions_share_one_pool_and_give_everything_back(self):
+        self.program(
+            """
+            tw.enable()
+            first, second = session(), session()
+            for _ in range(3):
+                first.run(None, picture(128))
+            alone = tw.stats()["peak_held"]
+            for _ in range(3):
+                second.run(None, picture(128))
+                first.run(None, picture(128))
+            assert tw.stats()["peak_held"] <= 1.1 * alone, (alone, tw.stats())
+            output = first.run(None, picture(128))[0]
+            before = output.tobytes()
+            del first, second
+            gc.collect()
+            assert output.tobytes() == before
+            del output
+            gc.collect()
+            tw.trim()
+            assert tw.stats()["live"] == 0 == tw.stats()["held"], tw.stats()
+            """
+        )
+
+    def test_running_out_of_memory_says_why_and_the_session_goes_on(self):
+        self.program(
+            """
+            options = ort.SessionOptions()
+            options.log_severity_level = 4
+            tw.enable(limit=4 * MIB)
+            served = session(options=options)
+            small = served.run(None, picture(64))[0].tobytes()
+            refused(Exception, "Tilework: out of memory", lambda: served.run(None, picture(512)))
+            assert tw.stats()["ooms"] > 0
+            assert served.run(None, picture(64))[0].tobytes() == small
+            """
+        )
+
+    def test_threads_make_and_run_sessions(self):
+        self.program(
+            """
+            expected = {side: session().run(None, picture(side))[0].tobytes() for side in (32, 64, 96)}
+            tw.enable()
+            wrong = []
+            def work(side):
+                for _ in range(3):
+                    served = session()
+                    wrong.extend(1 for _ in range(3) if served.run(None, picture(side))[0].tobytes() != expected[side])
+            threads = [threading.Thread(target=work, args=(side,)) for side in expected for _ in range(2)]
+            for thread in threads: thread.start()
+            for thread in threads: thread.join()
+            assert not wrong
+            assert tw.stats()["allocations"] > 100
+            """
+        )
+
+    def test_options_of_the_users_without_wrapping_anything(self):
+        self.program(
+            """
+            tw.configure(cuda=[], heap_size=2 * MIB)
+            options = ort.SessionOptions()
+            options.intra_op_num_threads = 1
+            assert tw.session_options(options) is options
+            session().run(None, picture(32))
+            assert tw.stats()["allocations"] == 0
+            for _ in range(2):
+                session(options=tw.session_options(options)).run(None, picture(32))
+            tw.end_of_execution()
+            assert tw.stats()["allocations"] > 0
+            """
+        )
+
+    def test_a_binding(self):
+        self.program(
+            """
+            tw.enable()
+            served = session()
+            binding = served.io_binding()
+            binding.bind_cpu_input("x", picture(64)["x"])
+            binding.bind_output("y")
+            served.run_with_iobinding(binding)
+            expected = served.run(None, picture(64))[0]
+            assert binding.copy_outputs_to_cpu()[0].tobytes() == expected.tobytes()
+            """
+        )
+
+    def test_gpus_are_registered_beside_the_host(self):
+        self.program(
+            """
+            import ctypes
+            from tilework._library import Options, call
+            # The device stands in for both, so that no GPU is needed; no session here uses them.
+            options = Options(size=ctypes.sizeof(Options), device=b"host")
+            call("tilework_ort_configure", ctypes.byref(options), True, (ctypes.c_int * 2)(0, 1), 2)
+            tw._configured, tw._devices[:] = (), [0, 1, -1]
+            for _ in range(2):
+                session(options=tw.session_options()).run(None, picture(32))
+            assert tw.stats("cpu")["allocations"] > 0
+            assert tw.stats()["allocations"] == tw.stats("cuda:1")["allocations"] == 0
+            tw.end_of_execution()
+            """
+        )
+
+    def test_what_is_refused(self):
+        self.program(
+            """
+            refused(RuntimeError, "enable() was not called", tw.stats)
+            refused(RuntimeError, "nothing is to be served", lambda: tw.enable(cuda=[], cpu=False))
+            tw.enable(cuda=[])
+            tw.enable(cuda=[])
+            refused(RuntimeError, "other arguments", lambda: tw.enable(cuda=[], limit=MIB))
+            refused(ValueError, "it serves cpu", lambda: tw.stats("cuda:0"))
+            """
+        )
+
+    def test_a_session_that_captures_graphs_keeps_its_own_memory(self):
+        self.program(
+            """
+            import warnings
+            tw.enable()
+            with warnings.catch_warnings(record=True) as seen:
+                warnings.simplefilter("always")
+                own = ort.InferenceSession(CONV, providers=["CPUExecutionProvider"], provider_options=[{"enable_cuda_graph": "1"}])
+            assert "enable_cuda_graph" in str(seen[0].message)
+            own.run(None, picture(32))
+            assert tw.stats()["allocations"] == 0
+            """
+        )
+
+    def test_a_trace_is_recorded_and_completed_at_the_end(self):
+        with tempfile.TemporaryDirectory() as folder:
+            self.program(
+                f"""
+                tw.enable()
+                served = session()
+                with tw.record({os.path.join(folder, "one.csv.gz")!r}):
+                    served.run(None, picture(32))
+                tw.record({os.path.join(folder, "two.csv.gz")!r})
+                served.run(None, picture(32))
+                """
+            )
+            self.assertEqual(sorted(os.listdir(folder)), ["one.csv.gz", "two.csv.gz"])
+
+
+class Missing(unittest.TestCase):
+    def test_a_missing_onnxruntime_is_named(self):
+        program = "import sys; sys.modules['onnxruntime'] = None\nimport tilework.onnxruntime as t\n"
+        program += "try: t.enable()\nexcept RuntimeError as e: assert 'pip install' in str(e)\nelse: assert 0\n"
+        subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+if __name__ == "__main__":
+    unittest.main()
