@@ -154,7 +154,7 @@ fn a_manager_that_fails_leaves_the_others_their_rows() {
     let held = |manager| {
         let output =
             tilework(["run", "--json", "--manager", manager]).args(SHAPE).arg(model()).output().unwrap();
-        let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
+        let report: Value = serde_json::from_str(stdout(&output)).unwrap();
         report["peak_held_bytes"].as_u64().unwrap()
     };
     let enough = held("tiled");
