@@ -4,7 +4,7 @@
 //! Each trace is replayed some times on `sim-h200`, by a pool and by the front, with and without
 //! `end_of_execution` between the passes. For each pass: bytes held, driver calls, and their simulated time.
 
-use tilework::device::{Calls, Device, sim::Sim};
+use tilework::device::{Calls, sim::Sim};
 use tilework::manager::{BlockId, Manager, Options, Pool, Stream, Usage};
 use tilework::shared::{Shared, streams::InOrder};
 use tilework::trace::{Step, Trace};
