@@ -42,6 +42,11 @@ impl Growth {
         self.holes = self.holes.max(holes);
     }
 
+    /// Forgets the holes there were.
+    pub fn forget(&mut self) {
+        self.holes = 0;
+    }
+
     /// How many grains to create when `lacks` of a request of `len` lack and `held` are held.
     pub fn amount(&self, lacks: u32, len: u32, held: u64, long_lived: bool) -> u32 {
         let part = if self.cut == Cut::Heaps { AHEAD_HEAPS } else { AHEAD_TILES };
@@ -93,6 +98,8 @@ mod tests {
         growth.note(1000);
         assert_eq!(growth.heap_len(100 * MIB, held, false), 2 * MIB, "a tile at least");
         assert_eq!(growth.heap_len(1024 * MIB, held, false), 16 * MIB, "a long request has long heaps");
+        growth.forget();
+        assert_eq!(growth.heap_len(100 * MIB, held, false), 48 * MIB, "as in the beginning");
     }
 
     #[test]

@@ -263,3 +263,26 @@ fn evicting_a_heap_under_an_output_that_is_still_held() {
         assert_eq!(held(&rig), 0);
     });
 }
+
+/// A pool that was emptied went on with the short heaps that the holes of its past had asked for, each of which
+/// costs as many calls as a long one.
+#[test]
+fn short_heaps_for_holes_that_are_gone() {
+    let mut manager = tiled(device::open("sim-h200").expect("a device that needs nothing"));
+    let mut creates = Vec::new();
+    for _ in 0..3 {
+        let before = manager.device().calls();
+        let mut alloc = |bytes| manager.alloc(bytes, Stream(0)).expect("memory").id;
+        let blocks: Vec<_> = (0..80).map(|_| alloc(100 * MIB)).collect();
+        // Every other one goes, and what comes next needs more than they leave.
+        let mut nth = 0..;
+        let (kept, freed) =
+            blocks.into_iter().partition::<Vec<_>, _>(|_| nth.next().is_some_and(|n| n % 2 == 0));
+        freed.into_iter().for_each(|block| manager.free(block).expect("a live block"));
+        let long = manager.alloc(6 << 30, Stream(0)).expect("memory").id;
+        kept.into_iter().chain([long]).for_each(|block| manager.free(block).expect("a live block"));
+        manager.trim().expect("the device works");
+        creates.push(manager.device().calls().since(&before).create);
+    }
+    assert!(creates[1] <= creates[0] && creates[2] <= creates[0], "{creates:?} heaps");
+}

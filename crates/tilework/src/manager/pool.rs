@@ -572,6 +572,10 @@ impl Manager for Pool {
     fn trim(&mut self) -> Result<u64> {
         let mut outcome = self.drop_idle_mappings();
         let released = self.give_back_unused();
+        if self.extents.blocks() == 0 {
+            // No hole is left that heaps should be short for; what comes next goes the way it first went.
+            self.growth.forget();
+        }
         let empty: Vec<Region> =
             self.regions.values().copied().filter(|r| self.extents.is_void(r.start, r.len)).collect();
         for region in empty {
