@@ -151,7 +151,7 @@ impl FreeRun {
 
 /// Home space: regions cut into runs.
 ///
-/// Every operation on a block is O(log n) in the number of free runs of a mebibyte and more, and O(1) in
+/// Every operation on a block is expected O(log n) in the number of free runs of a mebibyte and more, and O(1) in
 /// everything else.
 #[derive(Debug, Clone)]
 pub struct Extents {

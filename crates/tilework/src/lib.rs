@@ -6,6 +6,8 @@
 //! ```text
 //!   runtime (ONNX Runtime, replay, your engine)
 //!      │ alloc / free / end_of_execution / trim
+//!   shared::Shared        for threads and streams: a manager for each stream, one device behind all
+//!      │
 //!   manager::Manager      tiled · placed · bucketized · committed
 //!      │ placement: tilework-policy, pure integers
 //!      │ reserve / create / map / set_access / unmap / release
@@ -20,6 +22,8 @@
 //!   *mapping*: a range together with the pieces of heaps that back it.
 //! * *live*: bytes requested and not yet freed. *mapped*: bytes of address space backed by memory.
 //!   *held*: bytes of physical memory created and not released. *reserved*: bytes of address space.
+//! * *lane*: the memory whose uses one stream orders. *stock*: heaps that no lane has. *pending*: freed, and
+//!   waiting for other streams that used it.
 #![deny(unsafe_code)]
 
 pub mod device;

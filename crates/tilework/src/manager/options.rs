@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
     /// How much physical memory `tiled` and `placed` create at once when they grow, bytes. Growth takes
-    /// what lacks, in heaps of at most this much.
+    /// what lacks, in heaps of at most this much; where heaps map whole, of three quarters of it at most.
     pub heap_bytes: u64,
     /// How many executions in a row a cached mapping may go unused before `tiled` undoes it.
     pub mapping_age: u32,
