@@ -9,9 +9,9 @@ const SMALL: u32 = 2048;
 /// Half the value and double place most of the recorded workloads alike.
 const LONG: u32 = 8192;
 
-/// A length never seen before counts as transient beyond this one, grains (64 MiB), and as long-lived up to
+/// A length never seen before counts as transient beyond this one, grains (48 MiB), and as long-lived up to
 /// it: weights and states come in many moderate blocks, activations in few large ones.
-const LARGE: u32 = 131_072;
+const LARGE: u32 = 98_304;
 
 const ENTRIES: usize = 4096;
 

@@ -249,7 +249,8 @@ impl Pool {
         let long_lived = self.extents.long_lived(bytes);
         let wanted = match self.kind {
             Kind::Tiled => {
-                self.growth.note(self.extents.holes());
+                let stranded = self.extents.free_grains() - u64::from(len - lacks);
+                self.growth.note(self.extents.holes(), self.extents.transients(), stranded);
                 self.growth.amount(lacks, len, held, long_lived)
             }
             _ => lacks.max(grains(self.options.heap_bytes) as u32),
