@@ -171,10 +171,10 @@ pub unsafe extern "C" fn tilework_torch_free(
     address: *mut c_void,
     bytes: usize,
     device: c_int,
-    stream: *mut c_void,
+    _stream: *mut c_void,
 ) {
     if !address.is_null() {
-        quietly(|| gpus::get(device)?.free(address.addr() as u64, bytes as u64, self::stream(stream)));
+        quietly(|| gpus::get(device)?.free(address.addr() as u64, bytes as u64));
     }
 }
 

@@ -175,9 +175,9 @@ impl Gpu {
         Ok(address)
     }
 
-    /// Takes a block back; `bytes` and `stream` are those of its request.
-    pub fn free(&self, address: u64, bytes: u64, stream: Stream) -> Result<()> {
-        self.shared.free_on(address, stream)?;
+    /// Takes a block back; `bytes` are those of its request.
+    pub fn free(&self, address: u64, bytes: u64) -> Result<()> {
+        self.shared.free(address)?;
         self.books().counters.free(bytes);
         Ok(())
     }

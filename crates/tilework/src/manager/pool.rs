@@ -537,7 +537,7 @@ impl Manager for Pool {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn free(&mut self, block: BlockId) -> Result<()> {
         let slot = Slot { index: block.0 as u32, generation: (block.0 >> 32) as u32 };
         match self.extents.free(slot) {

@@ -22,8 +22,11 @@
 //!
 //! Locks are taken in this order: pools, a lane, the depot. Who has a lane and wants another only tries.
 
+mod blocks;
+mod count;
 mod depot;
 mod fork;
+mod hints;
 mod lane;
 mod lanes;
 mod pools;
@@ -40,9 +43,12 @@ use crate::error::{Error, Result};
 use crate::manager::{Block, Kind, Manager, Options, Served, Stream, Usage, serving};
 use crate::record::Log;
 
+use self::blocks::Live;
+use self::count::Count;
 use self::depot::{Depot, lock};
 use self::fork::Process;
-use self::lane::{Books, Entry, Key, Lane, Wait};
+use self::hints::Hints;
+use self::lane::{Books, Key, Lane, Wait};
 use self::lanes::Lanes;
 use self::pools::Pools;
 use self::streams::Streams;
@@ -112,10 +118,10 @@ pub struct Shared {
     process: Process,
     options: Options,
     lanes: Lanes,
+    hints: Hints,
     pools: Pools,
     depot: Arc<Depot>,
-    live: AtomicU64,
-    peak_live: AtomicU64,
+    live: Count,
     ooms: AtomicU64,
     retries: AtomicU64,
     /// Lanes made so far.
@@ -142,10 +148,10 @@ impl Shared {
             process: Process::this()?,
             options: *options,
             lanes: Lanes::new(),
+            hints: Hints::new(),
             depot: Arc::new(Depot::new(device, streams, pools.open())),
             pools,
-            live: AtomicU64::new(0),
-            peak_live: AtomicU64::new(0),
+            live: Count::default(),
             ooms: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             serial: AtomicU64::new(0),
@@ -206,23 +212,36 @@ impl Shared {
         if !self.process.is_this() {
             return Ok(());
         }
-        let lane = self.lane_at(address).ok_or(Error::UnknownAddress(address))?;
-        if self.free_in(lane, address)? { Ok(()) } else { Err(Error::UnknownAddress(address)) }
+        match self.hinted(address) {
+            Some(lane) if self.free_in(lane, address)? => Ok(()),
+            _ => self.free_found(address),
+        }
     }
 
-    /// As [`free`](Shared::free), and quicker when `stream` is the one the block was requested for.
+    /// The lane that may have what is live at `address`.
+    #[inline]
+    #[allow(unsafe_code)]
+    fn hinted(&self, address: u64) -> Option<&Lane> {
+        // SAFETY: what was noted are lanes in `self.lanes`, which are shared only, and stay where they are as long
+        // as `self` lives.
+        self.hints.get(address).map(|lane| unsafe { lane.as_ref() })
+    }
+
+    /// As [`free`](Shared::free), where `stream` uses the block too and was not [recorded](Shared::record_stream)
+    /// for it.
     ///
     /// # Errors
     /// As [`free`](Shared::free).
-    #[inline]
     pub fn free_on(&self, address: u64, stream: Stream) -> Result<()> {
-        if !self.process.is_this() {
-            return Ok(());
-        }
-        match self.lanes.get(Key { slot: 0, stream }) {
-            Some(lane) if self.free_in(lane, address)? => Ok(()),
-            _ => self.free(address),
-        }
+        self.record_stream(address, stream)?;
+        self.free(address)
+    }
+
+    #[cold]
+    fn free_found(&self, address: u64) -> Result<()> {
+        let lane = self.lane_at(address).ok_or(Error::UnknownAddress(address))?;
+        self.hints.note(address, lane);
+        if self.free_in(lane, address)? { Ok(()) } else { Err(Error::UnknownAddress(address)) }
     }
 
     /// Notes that `stream` uses the block at `address` too: once freed, its memory is used again only behind
@@ -236,12 +255,14 @@ impl Shared {
         }
         let lane = self.lane_at(address).ok_or(Error::UnknownAddress(address))?;
         let mut books = lane.lock();
-        let entry = books.blocks.get_mut(&address).ok_or(Error::UnknownAddress(address))?;
+        if books.blocks.get(address).is_none() {
+            return Err(Error::UnknownAddress(address));
+        }
         if stream == lane.key.stream && !lane.key.is_guest() {
             // The lane's order covers it, also where another stream got the name of one that is no more.
             lane.home.set_orphan(false);
-        } else if !entry.users.contains(&stream) {
-            entry.users.push(stream);
+        } else {
+            books.blocks.used_on(address, stream);
         }
         Ok(())
     }
@@ -253,11 +274,9 @@ impl Shared {
             return None;
         }
         let books = self.lane_at(address)?.lock();
-        if let Some(entry) = books.blocks.get(&address) {
-            return Some((address, entry.bytes));
-        }
-        let mut blocks = books.blocks.iter().map(|(&start, entry)| (start, entry.bytes));
-        blocks.find(|&(start, bytes)| start <= address && address - start < bytes)
+        let holds = |block: &Live| block.address <= address && address - block.address < block.bytes;
+        let found = books.blocks.get(address).or_else(|| books.blocks.iter().find(holds));
+        found.map(|block| (block.address, block.bytes))
     }
 
     /// Takes a reference on a graph's pool, and sends requests there whose stream `filter` approves of. Where
@@ -388,9 +407,7 @@ impl Shared {
 
     /// The running figures, over all streams. `mapped` counts what waits to be unmapped too, `held` the stock.
     pub fn usage(&self) -> Usage {
-        let live = self.live.load(Ordering::Relaxed);
-        let peak_live = self.peak_live.load(Ordering::Relaxed).max(live);
-        Usage { live, peak_live, ..self.depot.usage() }
+        Usage { live: self.live.now(), peak_live: self.live.peak(), ..self.depot.usage() }
     }
 
     /// What was asked of the device so far. Waits for a call that is under way.
@@ -434,7 +451,7 @@ impl Shared {
     /// Makes the peaks start again from what is live and held now.
     pub fn reset_peaks(&self) {
         if self.process.is_this() {
-            self.peak_live.store(self.live.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.live.reset_peak();
             self.depot.reset_peaks();
         }
     }
@@ -476,7 +493,7 @@ impl Shared {
             let books = lane.lock();
             books.pool.check_invariants();
             let usage = books.pool.usage();
-            let here: u64 = books.blocks.values().map(|entry| entry.bytes).sum();
+            let here: u64 = books.blocks.iter().map(|block| block.bytes).sum();
             assert_eq!(usage.live, here + books.pending_bytes, "bytes live and pending on {:?}", lane.key);
             live += here;
             held += usage.held;
@@ -503,26 +520,23 @@ impl Shared {
     #[inline]
     fn hand_out(&self, books: &mut Books, block: Block, stream: Stream) {
         let Block { id, address, bytes, .. } = block;
-        books.blocks.insert(address, Entry { id, bytes, users: Vec::new() });
-        let live = self.live.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if live > self.peak_live.load(Ordering::Relaxed) {
-            self.peak_live.fetch_max(live, Ordering::Relaxed);
-        }
+        books.blocks.insert(Live { address, id, bytes });
+        self.live.add(bytes);
         if self.recording.load(Ordering::Relaxed) {
             self.log(|log| log.alloc(address, bytes, stream));
         }
     }
 
     /// False when no live block of the lane begins at `address`.
-    #[inline]
+    #[inline(always)]
     fn free_in(&self, lane: &Lane, address: u64) -> Result<bool> {
         let mut books = lane.lock();
-        let Some(entry) = books.blocks.remove(&address) else { return Ok(false) };
-        self.live.fetch_sub(entry.bytes, Ordering::Relaxed);
+        let Some(block) = books.blocks.remove(address) else { return Ok(false) };
+        self.live.take(block.bytes);
         if self.recording.load(Ordering::Relaxed) {
             self.log(|log| log.free(address));
         }
-        books.free(entry, &self.depot, &lane.home)?;
+        books.free(block, &self.depot, &lane.home)?;
         Ok(true)
     }
 
@@ -559,7 +573,7 @@ impl Shared {
             }
             Err(Error::OutOfMemory { request, .. }) => {
                 self.ooms.fetch_add(1, Ordering::Relaxed);
-                Err(self.depot.out_of_memory(request, self.live.load(Ordering::Relaxed)))
+                Err(self.depot.out_of_memory(request, self.live.now()))
             }
             Err(error) => Err(error),
         }
