@@ -60,8 +60,8 @@ fn quietly(body: impl FnOnce() -> Result<()>) {
     match guarded(body) {
         Ok(()) => {}
         // A forked child drops what it inherited; that is no news.
-        Err(Failure { status: TileworkStatus::Forked, .. }) => {}
-        Err(Failure { text, .. }) => tracing::error!("for PyTorch: {text}"),
+        Err(failure) if failure.status == TileworkStatus::Forked => {}
+        Err(failure) => tracing::error!("for PyTorch: {}", failure.text),
     }
 }
 
@@ -69,8 +69,8 @@ fn quietly(body: impl FnOnce() -> Result<()>) {
 fn or_throw<T>(body: impl FnOnce() -> Result<T>, otherwise: T) -> T {
     match guarded(body) {
         Ok(value) => value,
-        Err(Failure { status, text }) => {
-            exception::throw(text, status == TileworkStatus::OutOfMemory);
+        Err(failure) => {
+            exception::throw(&failure.text, failure.status == TileworkStatus::OutOfMemory);
             otherwise
         }
     }

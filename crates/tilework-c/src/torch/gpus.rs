@@ -11,7 +11,8 @@ use tilework::shared::{PoolId, Shared};
 use super::filter::Filter;
 use super::stats::{Counters, DeviceStats};
 use crate::call::{self, Failure, Result};
-use crate::manager::{self, TileworkManager};
+use crate::handles;
+use crate::manager::TileworkManager;
 use crate::open::{self, Settings};
 
 /// As many GPUs as PyTorch can count: its device index is a signed byte.
@@ -144,7 +145,7 @@ impl Gpu {
         let driver = tilework_cuda::ordinal(&name).map(open::gpu).transpose()?;
         let shared = Arc::new(open::shared(&name, settings)?);
         Ok(Gpu {
-            handle: manager::register(shared.clone()),
+            handle: handles::register(shared.clone()),
             shared,
             limit: settings.limit,
             total_bytes: driver.as_ref().map(tilework_cuda::gpu::Gpu::total_bytes),
