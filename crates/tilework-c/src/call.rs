@@ -79,6 +79,7 @@ impl From<Error> for Failure {
                 TileworkStatus::UnknownAddress
             }
             Error::Forked => TileworkStatus::Forked,
+            Error::Stream { .. } => TileworkStatus::Unsupported,
             _ => TileworkStatus::DeviceFailed,
         };
         Failure::new(status, error.to_string())

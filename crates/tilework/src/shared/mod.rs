@@ -164,7 +164,7 @@ impl Shared {
     /// contents are undefined.
     ///
     /// # Errors
-    /// As [`Manager::alloc`]; [`Error::Forked`].
+    /// As [`Manager::alloc`]; [`Error::Stream`] where `stream` is no queue of its own; [`Error::Forked`].
     #[inline]
     pub fn alloc(&self, bytes: u64, stream: Stream) -> Result<u64> {
         self.process.check()?;
@@ -189,7 +189,7 @@ impl Shared {
     fn alloc_in(&self, key: Key, bytes: u64) -> Result<u64> {
         let lane = match self.lanes.get(key) {
             Some(lane) => lane,
-            None => self.make_lane(key),
+            None => self.make_lane(key)?,
         };
         let mut books = lane.lock();
         if lane.home.is_orphan() {
@@ -505,11 +505,16 @@ impl Shared {
     }
 
     #[cold]
-    fn make_lane(&self, key: Key) -> &Lane {
-        self.lanes.get_or_make(key, || {
+    fn make_lane(&self, key: Key) -> Result<&Lane> {
+        // A guest's name is not the device's.
+        let refusal = if key.is_guest() { None } else { self.depot.streams().refusal(key.stream) };
+        if let Some(reason) = refusal {
+            return Err(Error::Stream { stream: key.stream.0, reason });
+        }
+        Ok(self.lanes.get_or_make(key, || {
             let serial = self.serial.fetch_add(1, Ordering::Relaxed);
             Lane::new(key, serial, &self.depot, &self.options)
-        })
+        }))
     }
 
     fn lane_at(&self, address: u64) -> Option<&Lane> {
