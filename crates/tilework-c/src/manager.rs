@@ -195,6 +195,7 @@ pub extern "C" fn tilework_destroy(manager: *mut TileworkManager) -> TileworkSta
 }
 
 /// Serves a request of `bytes` for work on `stream` and stores its address. The contents are undefined.
+/// `cudaStreamPerThread` is refused as unsupported: it is another stream in every thread.
 ///
 /// # Safety
 /// `out` must be null or valid for a write.
