@@ -252,8 +252,8 @@ impl Gpu {
 
     /// What torch.cuda.memory_stats() says.
     pub fn stats(&self) -> DeviceStats {
-        let stats = self.shared.stats();
-        self.books().counters.report(&stats)
+        let totals = self.shared.totals();
+        self.books().counters.report(&totals)
     }
 
     /// Makes the peaks start again from what is now.
@@ -264,8 +264,8 @@ impl Gpu {
 
     /// Makes what only grows start again from zero.
     pub fn reset_accumulated(&self) {
-        let stats = self.shared.stats();
-        self.books().counters.reset_accumulated(&stats);
+        let totals = self.shared.totals();
+        self.books().counters.reset_accumulated(&totals);
     }
 }
 

@@ -144,6 +144,7 @@ impl Books {
         let mut pending = Pending { id, bytes, users, events: Vec::new() };
         pending.record(depot);
         self.pending_bytes += bytes;
+        depot.add_pending(bytes);
         self.pending.push(pending);
     }
 
@@ -179,6 +180,7 @@ impl Books {
             });
             if pending.users.is_empty() && pending.events.is_empty() {
                 self.pending_bytes -= pending.bytes;
+                depot.take_pending(pending.bytes);
                 outcome = outcome.and(self.pool.free(pending.id));
             } else {
                 self.pending.push(pending);

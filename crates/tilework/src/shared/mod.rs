@@ -60,6 +60,23 @@ pub struct PoolId(pub u64, pub u64);
 /// Which streams' requests an open pool serves. Asked on the thread that makes the request.
 pub type Filter = Box<dyn Fn(Stream) -> bool + Send + Sync>;
 
+/// What is counted as it goes, over all streams: the figures that programs ask for at every step.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// The running figures.
+    pub usage: Usage,
+    /// See [`SharedStats::stock`].
+    pub stock: u64,
+    /// See [`SharedStats::pending`].
+    pub pending: u64,
+    /// See [`SharedStats::ooms`].
+    pub ooms: u64,
+    /// See [`SharedStats::retries`].
+    pub retries: u64,
+    /// See [`SharedStats::device_calls`].
+    pub device_calls: Calls,
+}
+
 /// The report of a [`Shared`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct SharedStats {
@@ -415,23 +432,32 @@ impl Shared {
         if self.process.is_this() { self.depot.calls() } else { Calls::default() }
     }
 
-    /// The full report. Takes each lane's lock in turn; not for hot paths.
+    /// The figures that no lane has to be asked for. Waits for a call of the device's that is under way.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            usage: self.usage(),
+            stock: self.depot.stock_bytes(),
+            pending: self.depot.pending_bytes(),
+            ooms: self.ooms.load(Ordering::Relaxed),
+            retries: self.retries.load(Ordering::Relaxed),
+            device_calls: self.calls(),
+        }
+    }
+
+    /// The full report. Takes each lane's lock in turn and walks its free runs; not for hot paths.
     pub fn stats(&self) -> SharedStats {
-        let mut stats = SharedStats { usage: self.usage(), ..SharedStats::default() };
+        let Totals { usage, stock, pending, ooms, retries, device_calls } = self.totals();
+        let mut stats =
+            SharedStats { usage, stock, pending, ooms, retries, device_calls, ..SharedStats::default() };
         if !self.process.is_this() {
             return stats;
         }
-        stats.stock = self.depot.stock_bytes();
-        stats.device_calls = self.depot.calls();
-        stats.ooms = self.ooms.load(Ordering::Relaxed);
-        stats.retries = self.retries.load(Ordering::Relaxed);
         let mut lanes: Vec<&Lane> = self.lanes.iter().collect();
         lanes.sort_unstable_by_key(|lane| lane.serial);
         for lane in lanes {
             let books = lane.lock();
             let pool = books.pool.stats();
             let blocks = books.blocks.len() as u64;
-            stats.pending += books.pending_bytes;
             stats.leftover += pool.leftover;
             stats.blocks += blocks;
             stats.allocations += pool.allocations;
@@ -489,6 +515,7 @@ impl Shared {
     pub fn check_invariants(&self) {
         let mut live = 0;
         let mut held = self.depot.stock_bytes();
+        let mut pending = 0;
         for lane in self.lanes.iter() {
             let books = lane.lock();
             books.pool.check_invariants();
@@ -497,7 +524,9 @@ impl Shared {
             assert_eq!(usage.live, here + books.pending_bytes, "bytes live and pending on {:?}", lane.key);
             live += here;
             held += usage.held;
+            pending += books.pending_bytes;
         }
+        assert_eq!(self.depot.pending_bytes(), pending, "bytes pending, over all streams");
         let usage = self.usage();
         assert_eq!(usage.live, live, "bytes live, over all streams");
         assert_eq!(usage.held, held, "bytes held, over all streams and the stock");
