@@ -11,6 +11,9 @@ use crate::manager::{BlockId, Manager, Options, Pool, Stream};
 /// Frees between two looks at what is pending.
 const POLL: u32 = 64;
 
+/// Address space that a graph's lane reserves first, bytes: 16,384 such fill the 47 bits of a process.
+const GRAPH_BYTES: u64 = 8 << 30;
+
 /// What a lane is for: a stream, or the part of a stream's work that a graph's pool serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Key {
@@ -90,6 +93,8 @@ impl Lane {
         let home = Arc::new(Home::new(key));
         let door = Box::new(Door::new(Arc::clone(depot), Arc::clone(&home)));
         let pool = if depot.caps().tiling { Pool::tiled(door, options) } else { Pool::placed(door, options) };
+        // Streams are few; a program may keep a graph, and its pool, for every shape it has met.
+        let pool = if key.is_graph() { pool.reserving(GRAPH_BYTES) } else { pool };
         let books = Books {
             pool,
             blocks: Blocks::new(),

@@ -592,6 +592,25 @@ fn a_block_freed_on_another_stream_waits_for_it() {
 }
 
 #[test]
+fn many_graphs_fit_in_the_address_space_and_large_ones_find_room() {
+    const GIB: u64 = 1 << 30;
+    let rig = Rig::new();
+    for n in 0..1000 {
+        rig.front.begin_pool(PoolId(n, 0), Box::new(|_| true)).unwrap();
+        rig.front.alloc(TILE, A).unwrap();
+        rig.front.end_pool(PoolId(n, 0)).unwrap();
+    }
+    assert!(rig.front.usage().reserved <= 1000 * 8 * GIB, "{} bytes reserved", rig.front.usage().reserved);
+    let before = rig.front.usage().reserved;
+    rig.front.begin_pool(PoolId(0, 0), Box::new(|_| true)).unwrap();
+    for _ in 0..100 {
+        rig.front.alloc(GIB, A).unwrap();
+    }
+    assert_eq!(rig.front.usage().reserved - before, (16 + 32 + 64) * GIB, "each range is twice as long");
+    rig.front.check_invariants();
+}
+
+#[test]
 fn devices_without_tiles_are_served() {
     let world = World::new();
     let device = Sim::h200().without_tiling();
