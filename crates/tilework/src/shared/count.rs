@@ -2,8 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The count.
+/// The count. Every request of every thread writes it: aligned so that what they only read lies in other cache lines.
 #[derive(Default)]
+#[repr(align(128))]
 pub(super) struct Count {
     now: AtomicU64,
     peak: AtomicU64,
