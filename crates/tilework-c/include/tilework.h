@@ -125,6 +125,7 @@ enum tilework_status tilework_create(const struct tilework_options *options, til
 enum tilework_status tilework_destroy(tilework_manager *manager);
 
 // Serves a request of `bytes` for work on `stream` and stores its address. The contents are undefined.
+// `cudaStreamPerThread` is refused as unsupported: it is another stream in every thread.
 //
 // # Safety
 // `out` must be null or valid for a write.

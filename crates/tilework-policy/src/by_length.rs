@@ -17,13 +17,13 @@ const CLASSES: usize = ((u32::BITS - LONG_RUN.ilog2()) as usize) << CLASS_BITS;
 /// come in random order.
 #[derive(Debug, Clone)]
 pub(crate) struct ByLength {
-    roots: Vec<u32>,
+    roots: Box<[u32; CLASSES]>,
     filled: Bits<{ CLASSES.div_ceil(64) }>,
 }
 
 impl ByLength {
     pub(crate) fn new() -> ByLength {
-        ByLength { roots: vec![NIL; CLASSES], filled: Bits::new() }
+        ByLength { roots: Box::new([NIL; CLASSES]), filled: Bits::new() }
     }
 
     #[inline]
@@ -53,15 +53,27 @@ impl ByLength {
     #[inline]
     pub(crate) fn reshape(&mut self, extents: &mut [Extent], at: u32, start: u32, len: u32) {
         let Extent { len: before, a, b, .. } = extents[at as usize];
-        let class = class(len);
-        let stays = class == self::class(before) && self.roots[class] == at && a == NIL && b == NIL;
-        if !stays {
-            self.remove(extents, at);
+        let (from, to) = (class(before), class(len));
+        let alone = self.roots[from] == at && a == NIL && b == NIL;
+        if alone && (from == to || self.roots[to] == NIL) {
+            // Most runs are the only ones of their class, and stay it: no tree changes.
+            (extents[at as usize].start, extents[at as usize].len) = (start, len);
+            if from != to {
+                self.roots[from] = NIL;
+                self.filled.remove(from);
+                self.roots[to] = at;
+                self.filled.insert(to);
+            }
+            return;
         }
+        self.regraft(extents, at, start, len);
+    }
+
+    #[inline(never)]
+    fn regraft(&mut self, extents: &mut [Extent], at: u32, start: u32, len: u32) {
+        self.remove(extents, at);
         (extents[at as usize].start, extents[at as usize].len) = (start, len);
-        if !stays {
-            self.insert(extents, at);
-        }
+        self.insert(extents, at);
     }
 
     /// The first run that does not come before a run of `len` at `start`.

@@ -286,7 +286,7 @@ impl Extents {
     ///
     /// # Errors
     /// When there is no such block.
-    #[inline]
+    #[inline(always)]
     pub fn free(&mut self, slot: Slot) -> Result<Freed, FreeError> {
         let head = self.nodes.get(slot.index as usize).ok_or(FreeError::Unknown)?;
         if slot.generation != head.generation || head.kind != Kind::Head {

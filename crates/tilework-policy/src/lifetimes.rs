@@ -27,7 +27,7 @@ const ENTRIES: usize = 4096;
 /// that falls on another's entry replaces it.
 #[derive(Debug, Clone)]
 pub struct Lifetimes {
-    entries: Vec<Entry>,
+    entries: Box<[Entry; ENTRIES]>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -45,7 +45,7 @@ impl Default for Lifetimes {
 impl Lifetimes {
     /// Nothing learnt yet.
     pub fn new() -> Lifetimes {
-        Lifetimes { entries: vec![Entry::default(); ENTRIES] }
+        Lifetimes { entries: Box::new([Entry::default(); ENTRIES]) }
     }
 
     /// Whether a request of `len` grains is expected to live long.

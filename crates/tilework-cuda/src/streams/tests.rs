@@ -52,6 +52,28 @@ fn events_pass_in_their_turn_and_are_used_again() {
 }
 
 #[test]
+fn the_stream_that_is_another_in_each_thread_has_no_memory_but_is_waited_for() {
+    let fake = Fake::new(Config::default());
+    let front = front(&fake);
+    let refused = front.alloc(TILE, PER_THREAD).unwrap_err().to_string();
+    assert!(refused.contains("stream 0x2") && refused.contains("cudaStreamPerThread"), "{refused}");
+    assert_eq!(front.usage().held, 0);
+
+    let a = stream(&fake);
+    let block = front.alloc(TILE, a).unwrap();
+    // The fake's driver does not know the name: it would refuse an event on it.
+    fake.hold(handle(Stream(0)));
+    fake.launch(handle(Stream(0)));
+    front.record_stream(block, PER_THREAD).unwrap();
+    front.free(block).unwrap();
+    front.end_of_execution().unwrap();
+    assert_eq!(front.stats().pending, TILE);
+    fake.let_go(handle(Stream(0)));
+    front.end_of_execution().unwrap();
+    assert_eq!(front.stats().pending, 0);
+}
+
+#[test]
 fn a_captured_stream_is_known() {
     let fake = Fake::new(Config::default());
     let streams = CudaStreams::new(gpu(&fake));

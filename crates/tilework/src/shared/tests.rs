@@ -560,6 +560,57 @@ fn addresses_that_are_not_live_are_errors_and_harm_nothing() {
 }
 
 #[test]
+fn a_hint_that_is_wrong_costs_a_look_and_no_more() {
+    let mut rig = Rig::new();
+    let (a, b) = (rig.alloc(TILE, A), rig.alloc(TILE, B));
+    let lane = |stream| rig.front.lanes.get(Key { slot: 0, stream }).unwrap();
+    rig.front.hints.note(a, lane(B));
+    rig.front.hints.note(b, lane(A));
+    rig.front.free(a).unwrap();
+    assert_eq!(rig.front.hinted(a).unwrap().key.stream, A, "it is right from then on");
+    assert_eq!(rig.front.free(a), Err(Error::UnknownAddress(a)));
+    rig.front.free(b).unwrap();
+    assert_eq!(rig.front.free(b), Err(Error::UnknownAddress(b)));
+    rig.live.clear();
+    rig.check();
+}
+
+#[test]
+fn a_block_freed_on_another_stream_waits_for_it() {
+    let mut rig = Rig::new();
+    let block = rig.alloc(TILE, A);
+    rig.launch(B, block);
+    rig.live.remove(&block);
+    rig.front.free_on(block, B).unwrap();
+    assert_eq!(rig.front.stats().pending, TILE);
+    let other = rig.used(TILE, A);
+    rig.world.run(B);
+    rig.front.end_of_execution().unwrap();
+    assert_eq!(rig.front.stats().pending, 0);
+    rig.free(other);
+    rig.check();
+}
+
+#[test]
+fn many_graphs_fit_in_the_address_space_and_large_ones_find_room() {
+    const GIB: u64 = 1 << 30;
+    let rig = Rig::new();
+    for n in 0..1000 {
+        rig.front.begin_pool(PoolId(n, 0), Box::new(|_| true)).unwrap();
+        rig.front.alloc(TILE, A).unwrap();
+        rig.front.end_pool(PoolId(n, 0)).unwrap();
+    }
+    assert!(rig.front.usage().reserved <= 1000 * 8 * GIB, "{} bytes reserved", rig.front.usage().reserved);
+    let before = rig.front.usage().reserved;
+    rig.front.begin_pool(PoolId(0, 0), Box::new(|_| true)).unwrap();
+    for _ in 0..100 {
+        rig.front.alloc(GIB, A).unwrap();
+    }
+    assert_eq!(rig.front.usage().reserved - before, (16 + 32 + 64) * GIB, "each range is twice as long");
+    rig.front.check_invariants();
+}
+
+#[test]
 fn devices_without_tiles_are_served() {
     let world = World::new();
     let device = Sim::h200().without_tiling();
