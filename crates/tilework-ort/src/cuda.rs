@@ -71,6 +71,17 @@ impl Library {
 pub(crate) fn append(library: &Library, options: &Owned<OrtSessionOptions>, ordinal: c_int) -> Result<()> {
     library.check_cuda()?;
     preload();
+    // The provider's library is loaded by whichever call needs it first.
+    add(library, options, ordinal).map_err(|error| match error {
+        Error::Ort { message, .. } => Error::CudaProvider { message: message.trim().to_owned() },
+        other => other,
+    })?;
+    // SAFETY: the options are alive.
+    let deterministic = unsafe { ((*library.api()).SetDeterministicCompute)(options.as_ptr(), true) };
+    library.check("SetDeterministicCompute", deterministic)
+}
+
+fn add(library: &Library, options: &Owned<OrtSessionOptions>, ordinal: c_int) -> Result<()> {
     let api = library.api();
     // SAFETY: on success options are stored that the second function releases.
     let cuda = unsafe {
@@ -89,15 +100,7 @@ pub(crate) fn append(library: &Library, options: &Owned<OrtSessionOptions>, ordi
     // SAFETY: both options are alive; the provider's are copied.
     let appended =
         unsafe { ((*api).SessionOptionsAppendExecutionProvider_CUDA_V2)(options.as_ptr(), cuda.as_ptr()) };
-    library.check("SessionOptionsAppendExecutionProvider_CUDA_V2", appended).map_err(
-        |error| match error {
-            Error::Ort { message, .. } => Error::CudaProvider { message },
-            other => other,
-        },
-    )?;
-    // SAFETY: the options are alive.
-    let deterministic = unsafe { ((*api).SetDeterministicCompute)(options.as_ptr(), true) };
-    library.check("SetDeterministicCompute", deterministic)
+    library.check("SessionOptionsAppendExecutionProvider_CUDA_V2", appended)
 }
 
 /// Loads what the provider needs from the Python packages of NVIDIA's that `python3` would import, where there are
