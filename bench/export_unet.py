@@ -5,7 +5,7 @@
     python3 bench/export_unet.py unet/model.onnx   # two images of 768 x 768; 4.8 GiB of weights beside the file
 
 The architecture is the public model's; nothing is downloaded, and no GPU is needed. The weights are drawn from a
-seed: normal layers of ones and zeros, the others spread as PyTorch spreads them. `--only graph` writes a file of
+seed: normalisations of ones and zeros, biases of zeros, the others spread as PyTorch spreads them. `--only graph` writes a file of
 some megabytes without them, `--only weights` draws those of such a file.
 """
 
@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 NAMES = ["sample", "timestep", "prompt", "text_embeds", "time_ids"]
+# What the names of parameters begin with.
+PARAMETERS = "unet."
 # Offsets of weights in their file are multiples of it, so that a runtime can map them.
 PAGE = 4096
 
@@ -40,8 +42,11 @@ def graph(options):
 
     with torch.device("meta"):
         unet = UNet2DConditionModel(**SDXL_UNET).eval()
-    # Memory that nobody writes to or reads.
+    # Memory that nobody writes to, but for the layers whose parameters the exporter makes constants.
     unet = unet.to(torch.float16).to_empty(device="cpu")
+    for module in unet.modules():
+        if isinstance(module, (torch.nn.GroupNorm, torch.nn.LayerNorm)):
+            module.reset_parameters()
 
     class Model(torch.nn.Module):
         def __init__(self):
@@ -61,11 +66,10 @@ def graph(options):
             opset_version=18,
             dynamo=True,
         )
-    at, kept = 0, []
+    at = 0
     for value in program.model.graph.initializers.values():
         tensor = value.const_value
-        if not value.name.startswith("unet."):
-            kept.append(f"{value.name} {tensor.dtype} {tuple(tensor.shape)}")
+        if not is_weight(value.name, tensor.shape):
             continue
         value.const_value = onnx_ir.ExternalTensor(
             options.model.name + ".data",
@@ -80,7 +84,12 @@ def graph(options):
     agree(program.model.graph, onnx_ir)
     options.model.parent.mkdir(parents=True, exist_ok=True)
     onnx_ir.save(program.model, options.model)
-    print(f"{options.model}: {at / 2**20:.0f} MiB of weights to come; constants: {', '.join(kept)}", file=sys.stderr)
+    print(f"{options.model}: {at / 2**20:.0f} MiB of weights to come", file=sys.stderr)
+
+
+def is_weight(name, shape):
+    """Whether a constant is a parameter of the model, under its own name or, transposed, under the exporter's."""
+    return name.startswith(PARAMETERS) or len(shape) == 2 and min(shape) > 32
 
 
 def agree(nodes, onnx_ir):
@@ -118,7 +127,8 @@ def weights(options):
         if name.endswith(".bias") or len(shape) == 1:
             out[:] = 0 if name.endswith(".bias") else 1
             return
-        bound = np.float32(1 / math.sqrt(math.prod(shape[1:])))
+        inputs = math.prod(shape[1:]) if name.startswith(PARAMETERS) else shape[0]
+        bound = np.float32(1 / math.sqrt(inputs))
         rng = np.random.default_rng([options.seed, number])
         for begin in range(0, out.size, 1 << 20):
             part = out[begin : begin + (1 << 20)]
