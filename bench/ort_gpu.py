@@ -203,10 +203,16 @@ def table(path: Path) -> None:
     groups: dict[tuple[Any, ...], list[Any]] = {}
     for line in lines:
         groups.setdefault((tuple(line.get("models", ())), line.get("search")), []).append(line)
+    summary = []
     for (models, search), rows in groups.items():
         rows = [row for row in rows if "seconds" in row]
         if not rows:
             continue
+        taken = {row["configuration"]: row["bytes_after_all"] / MIB for row in rows}
+        before, after = taken.get("arena"), taken.get("tilework")
+        if before and after:
+            name = f"{' then '.join(models)}, {search}"
+            summary.append(f"| {name} | {before:.0f} MiB | {after:.0f} MiB | {100 * (1 - after / before):.0f} % |")
         print(f"\n{' then '.join(models)}, cuDNN's algorithms by {search}:\n")
         print("| configuration | GPU memory, first pass | all passes | live | held | s/pass, median (min to max) | to arena |")
         print("|---|---|---|---|---|---|---|")
@@ -222,8 +228,10 @@ def table(path: Path) -> None:
                 f"{ratio:.3f}" if ratio else "",
             ]
             print(f"| {' | '.join(cells)} |")
-        same = {json.dumps(row["sha256"]) for row in rows}
-        print(f"\nOutputs of all passes of all configurations the same to the bit: {'yes' if len(same) == 1 and len(rows[0]['sha256']) == 1 else 'no'}.")
+        outputs = {json.dumps(one) for row in rows for one in row["sha256"]}
+        print(f"\nOutputs the same to the bit in all passes of all configurations: {'yes' if len(outputs) == 1 else 'no'}.")
+    print("\nGPU memory of the process after all passes:\n\n| models | default arena | Tilework | saved |\n|---|---|---|---|")
+    print("\n".join(summary))
 
 
 def shape(text: str) -> tuple[str, list[int]]:
