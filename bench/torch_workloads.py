@@ -70,30 +70,30 @@ def built(torch, dtype, make):
         torch.set_default_dtype(torch.float32)
 
 
+# The UNet of SDXL.
+SDXL_UNET = {
+    "sample_size": 128,
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "block_out_channels": (320, 640, 1280),
+    "layers_per_block": 2,
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+
+
 def images(torch, steps, sizes, denoising):
     """SDXL's UNet with guidance, then its VAE's decoder, for images of these sizes."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    unet = built(
-        torch,
-        torch.float16,
-        lambda: UNet2DConditionModel(
-            sample_size=128,
-            in_channels=4,
-            out_channels=4,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            block_out_channels=(320, 640, 1280),
-            layers_per_block=2,
-            transformer_layers_per_block=(1, 2, 10),
-            attention_head_dim=(5, 10, 20),
-            cross_attention_dim=2048,
-            use_linear_projection=True,
-            addition_embed_type="text_time",
-            addition_time_embed_dim=256,
-            projection_class_embeddings_input_dim=2816,
-        ).eval(),
-    )
+    unet = built(torch, torch.float16, lambda: UNet2DConditionModel(**SDXL_UNET).eval())
     vae = built(
         torch,
         torch.float32,

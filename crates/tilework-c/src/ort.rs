@@ -23,6 +23,8 @@
 //!
 //! * Inside a lane the stream orders a freed block's last use before the next. Runs at the same time have
 //!   streams of their own, so lanes of their own.
+//! * Between two runs a stream has nothing live, and the next run of any session may take its lane over, once the
+//!   host has waited for the device. So sessions that run by turns need no more than the hungriest.
 //! * Before memory goes from one lane to another, or is given back, the host waits for the device: that covers
 //!   every use queued before the free, on whatever stream. It happens only where a pool grows or shrinks; once
 //!   warm, nothing waits.

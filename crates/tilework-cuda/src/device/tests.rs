@@ -1,16 +1,19 @@
-use std::ptr;
+use std::{ptr, thread};
 
 use tilework::device::conformance::{self, device_conformance};
 use tilework::device::fault::Fault;
 use tilework::device::limit::Limit;
+use tilework::device::waiting::Waiting;
 use tilework::device::{Bind, Device, DeviceError, HeapId, Range};
-use tilework::manager::Kind;
+use tilework::manager::{self, Kind, Options, Stream};
+use tilework::shared::streams::Streams as _;
 use tilework::testing::conformance::Subject;
 
 use super::*;
 use crate::driver::{CAPTURE_GLOBAL, DEINITIALIZED, INVALID_VALUE, OUT_OF_MEMORY};
 use crate::fake::{Config, Fake};
 use crate::gpu::Gpu;
+use crate::streams::CudaStreams;
 
 const TILE: u64 = 2 << 20;
 
@@ -375,6 +378,54 @@ fn a_forked_child_is_told_and_touches_nothing() {
             assert_eq!(status, 0, "the child's status");
             // The parent goes on as if nothing had happened.
             device.set_access(range.id, 0, 3 * TILE).unwrap();
+        }
+    }
+}
+
+/// A GPU whose work is waited for before memory is taken away, as for a runtime whose frees come before its
+/// kernels have run.
+fn waiting(fake: &Fake) -> Box<dyn Device> {
+    let streams = CudaStreams::new(Gpu::open(fake.driver(), 0).unwrap());
+    Box::new(Waiting::new(cuda_with(fake), Box::new(move || streams.synchronize_device())))
+}
+
+#[test]
+fn memory_is_not_taken_away_under_queued_work() {
+    for kind in Kind::ALL {
+        for waits in [true, false] {
+            let fake = Fake::new(Config::default());
+            let device = if waits { waiting(&fake) } else { Box::new(cuda_with(&fake)) };
+            let mut manager = manager::build(kind, device, &Options::default()).unwrap().manager;
+            let block = manager.alloc(3 * TILE, Stream::default()).unwrap();
+            fake.hold(ptr::null_mut());
+            fake.launch_using(ptr::null_mut(), block.address, block.bytes);
+            let freeing = thread::spawn({
+                let fake = fake.clone();
+                move || {
+                    fake.attach();
+                    manager.free(block.id).unwrap();
+                    manager.trim().unwrap();
+                    // Whoever drops it has nothing queued any more.
+                    manager
+                }
+            });
+            // That one keeps what it has.
+            let unmaps = kind != Kind::Bucketized;
+            if waits && unmaps {
+                // It is in the wait now, or will be; either way nothing is unmapped before the work has run.
+                while fake.calls("cuCtxSynchronize") == 0 {
+                    thread::yield_now();
+                }
+            } else {
+                while !freeing.is_finished() {
+                    thread::yield_now();
+                }
+            }
+            fake.let_go(ptr::null_mut());
+            let manager = freeing.join().unwrap();
+            let faulted = !waits && unmaps;
+            assert_eq!(fake.unmapped_under_work() > 0, faulted, "{kind}, waiting: {waits}");
+            drop(manager);
         }
     }
 }

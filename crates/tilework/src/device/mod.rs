@@ -2,8 +2,8 @@
 //!
 //! A device does what it is told and decides nothing. Managers branch on [`Caps`], never on a name.
 //!
-//! [`open`] makes a device by name. [`fault::Fault`] and [`limit::Limit`] go around any of them. To write
-//! another: keep [`books::Books`], and stamp the conformance suite (feature `testing`) on it.
+//! [`open`] makes a device by name. [`fault::Fault`], [`limit::Limit`] and [`waiting::Waiting`] go around any
+//! of them. To write another: keep [`books::Books`], and stamp the conformance suite (feature `testing`) on it.
 
 use std::fmt;
 
@@ -22,6 +22,7 @@ pub mod limit;
 pub mod null;
 mod open;
 pub mod sim;
+pub mod waiting;
 
 pub use open::{NAMES, OpenError, open};
 

@@ -16,7 +16,8 @@
 //! * A block that other streams used too is *pending* once freed, until events recorded on them have
 //!   passed, or until the lane's stream waits for these.
 //! * A *guest* stream may be gone without a word: its name is a key and no more. Its lane uses memory again
-//!   like any other; before some of it goes elsewhere, the host waits for the device.
+//!   like any other; before some of it goes elsewhere, the host waits for the device. Guests that have nothing live
+//!   take over each other's lanes.
 //! * A graph's *pool* has lanes of its own. They keep tiles and addresses until the last reference is
 //!   released and the device has been synchronised.
 //!
@@ -26,6 +27,7 @@ mod blocks;
 mod count;
 mod depot;
 mod fork;
+mod guests;
 mod hints;
 mod lane;
 mod lanes;
@@ -47,6 +49,7 @@ use self::blocks::Live;
 use self::count::Count;
 use self::depot::{Depot, lock};
 use self::fork::Process;
+use self::guests::Guests;
 use self::hints::Hints;
 use self::lane::{Books, Key, Lane, Wait};
 use self::lanes::Lanes;
@@ -107,7 +110,7 @@ pub struct SharedStats {
 /// The part of a [`SharedStats`] that belongs to one stream, or to one stream of a graph's pool.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct StreamStats {
-    /// The stream's number.
+    /// The stream's number; that of its lane for a guest.
     pub stream: u64,
     /// True: the part of a graph's pool that serves the stream.
     pub graph: bool,
@@ -135,6 +138,7 @@ pub struct Shared {
     process: Process,
     options: Options,
     lanes: Lanes,
+    guests: Guests,
     hints: Hints,
     pools: Pools,
     depot: Arc<Depot>,
@@ -166,6 +170,7 @@ impl Shared {
             options: *options,
             lanes: Lanes::new(),
             hints: Hints::new(),
+            guests: Guests::default(),
             depot: Arc::new(Depot::new(device, streams, pools.open())),
             pools,
             live: Count::default(),
@@ -195,11 +200,14 @@ impl Shared {
     /// What is freed serves the same guest again at once. Before it serves others or is given back the host
     /// waits for all work of the device: not while a graph's pool is open, as that would break a capture.
     ///
+    /// A guest of which nothing is live takes over the memory of another of which nothing is, so that guests that
+    /// work by turns need no more than the hungriest. Zero names no stream, and has memory of its own.
+    ///
     /// # Errors
     /// As [`alloc`](Shared::alloc).
     pub fn alloc_guest(&self, bytes: u64, stream: Stream) -> Result<u64> {
         self.process.check()?;
-        self.alloc_in(Key::guest(stream), bytes)
+        self.alloc_seated(bytes, stream)
     }
 
     #[inline]
