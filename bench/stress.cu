@@ -6,7 +6,7 @@
  *   ./stress 600                              seconds
  *   ./stress 5 --longest 1048576              the longest block, bytes: for compute-sanitizer
  *   ./stress 5 --threads 1 --streams 1        fewer of them
- *   ./stress 5 --steady --careless            no trims, limits, ends of executions; no record_stream: must find wrong words
+ *   ./stress 5 --steady --careless            no trims, limits, ends of executions; no record_stream: must fail
  *
  * Every block, 512 B to 256 MiB, is filled with a pattern of its own on one stream. Before it is freed a kernel compares
  * every word; the free does not wait for it, and often a kernel that idles is queued before it. Some blocks are checked

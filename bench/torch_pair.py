@@ -2,7 +2,8 @@
 """Times a warm allocation and free through PyTorch, under one allocator after the other.
 
     pip install .                                  # Tilework's wheel, beside torch
-    taskset -c 4 python3 bench/torch_pair.py       # default, expandable and tilework in turn, 20 rounds
+    python3 bench/torch_pair.py                    # default, expandable and tilework in turn, 20 rounds
+    python3 bench/torch_pair.py --core 4           # all on one core of the processor
 
 Nanoseconds of `torch.empty(bytes)` and of dropping it, with the same loop over a tensor on the `meta` device taken
 off, which allocates nothing. Each allocator has a process of its own; all live at once and take turns, and in its turn each
@@ -35,7 +36,7 @@ def best(torch, bytes, device):
     return least / BATCH
 
 
-def child(allocator, rounds):
+def child(allocator, rounds, core):
     if allocator == "expandable":
         os.environ["PYTORCH_CUDA_ALLOC_CONF"] = os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
     import torch
@@ -47,6 +48,8 @@ def child(allocator, rounds):
     device, meta = torch.device("cuda"), torch.device("meta")
     warm = [torch.empty(bytes, dtype=torch.uint8, device=device) for bytes in SIZES.values()]
     del warm
+    if core is not None:
+        os.sched_setaffinity(0, {core})
     taken = {name: [] for name in SIZES}
     for _ in range(rounds):
         turns.wait()
@@ -63,11 +66,14 @@ def child(allocator, rounds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--core", type=int)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        return child(options.child, options.rounds)
-    command = [sys.executable, __file__, "--rounds", str(options.rounds), "--child"]
+        return child(options.child, options.rounds, options.core)
+    command = [sys.executable, __file__, "--rounds", str(options.rounds)]
+    command += [] if options.core is None else ["--core", str(options.core)]
+    command += ["--child"]
     failed = False
     for _, said in turns.take({allocator: [*command, allocator] for allocator in ALLOCATORS}):
         if isinstance(said, str):
