@@ -184,6 +184,11 @@ enum tilework_status tilework_trim(tilework_manager *manager, uint64_t *released
 // Sets the most physical memory that may be held, bytes; 0 for no limit. What is held above it stays.
 enum tilework_status tilework_set_limit(tilework_manager *manager, uint64_t limit_bytes);
 
+// Lets kernels of the GPU with the ordinal `peer` use the manager's memory, what is allocated and what will be. Where
+// the device does not map memory there is nothing to do: CUDA's own calls for peers are enough there.
+enum tilework_status tilework_add_peer(tilework_manager *manager,
+                                       uint32_t peer);
+
 // Stores the manager's figures.
 //
 // # Safety

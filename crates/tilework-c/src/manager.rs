@@ -367,6 +367,13 @@ pub extern "C" fn tilework_set_limit(manager: *mut TileworkManager, limit_bytes:
     })
 }
 
+/// Lets kernels of the GPU with the ordinal `peer` use the manager's memory, what is allocated and what will be. Where
+/// the device does not map memory there is nothing to do: CUDA's own calls for peers are enough there.
+#[unsafe(no_mangle)]
+pub extern "C" fn tilework_add_peer(manager: *mut TileworkManager, peer: u32) -> TileworkStatus {
+    with(manager, |shared| Ok(shared.add_peer(peer)?))
+}
+
 /// Stores the manager's figures.
 ///
 /// # Safety

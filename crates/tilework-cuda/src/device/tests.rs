@@ -18,7 +18,7 @@ use crate::streams::CudaStreams;
 const TILE: u64 = 2 << 20;
 
 fn cuda_with(fake: &Fake) -> Cuda {
-    Cuda::new(Gpu::open(fake.driver(), 0).unwrap(), &[]).unwrap()
+    Cuda::new(Gpu::open(fake.driver(), 0).unwrap()).unwrap()
 }
 
 fn plain_with(fake: &Fake) -> Plain {
@@ -340,11 +340,42 @@ fn dropping_after_the_driver_has_ended_does_nothing() {
 }
 
 #[test]
-fn peers_get_access() {
+fn a_peer_reaches_what_is_mapped_and_what_will_be() {
+    let fake = Fake::new(Config { gpus: 3, ..Config::default() });
+    let mut device = cuda_with(&fake);
+    let (range, binds) = three(&mut device);
+    let (before, after) = binds.split_at(2);
+    device.map(range.id, before).unwrap();
+    device.set_access(range.id, 0, 2 * TILE).unwrap();
+    let gpus = [0, 1, 2].map(|ordinal| Gpu::open(fake.driver(), ordinal).unwrap());
+    let who = |tile: u64| {
+        gpus.each_ref().map(|gpu| {
+            // SAFETY: the fake looks whether the memory may be read.
+            unsafe { gpu.enter().unwrap().read(range.address + tile * TILE, &mut [0]) }.is_ok()
+        })
+    };
+    assert_eq!([0, 1, 2].map(who), [[true, false, false], [true, false, false], [false; 3]]);
+
+    fake.fail("cuMemSetAccess", 2, OUT_OF_MEMORY);
+    assert!(device.add_peer(1).is_err());
+    device.add_peer(1).unwrap();
+    let calls = fake.calls("cuMemSetAccess");
+    device.add_peer(1).unwrap();
+    assert_eq!((fake.calls("cuMemSetAccess"), device.calls().set_access), (calls, calls));
+    assert_eq!([0, 1, 2].map(who), [[true, true, false], [true, true, false], [false; 3]]);
+
+    device.map(range.id, after).unwrap();
+    device.set_access(range.id, 2 * TILE, TILE).unwrap();
+    assert_eq!([0, 1, 2].map(who), [[true, true, false]; 3]);
+    assert!(fake.contexts().is_empty());
+}
+
+#[test]
+fn who_cannot_be_a_peer_is_refused() {
     let fake = Fake::new(Config::default());
-    let mut device = Cuda::new(Gpu::open(fake.driver(), 0).unwrap(), &[1]).unwrap();
-    assert_eq!(device.access.iter().map(|desc| desc.location.id).collect::<Vec<_>>(), [0, 1]);
-    each_call(&mut device, |_| {});
+    let refusal = |peer| cuda_with(&fake).add_peer(peer).unwrap_err().to_string();
+    assert!(refusal(0).contains("leave it out of the peers"), "{}", refusal(0));
+    assert!(refusal(2).contains("no GPU 2"), "{}", refusal(2));
 }
 
 #[test]

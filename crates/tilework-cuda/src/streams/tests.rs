@@ -12,7 +12,7 @@ fn gpu(fake: &Fake) -> Gpu {
 }
 
 fn front(fake: &Fake) -> Shared {
-    let device = Cuda::new(gpu(fake), &[]).unwrap();
+    let device = Cuda::new(gpu(fake)).unwrap();
     let options = Options { heap_bytes: 2 * TILE, ..Options::default() };
     Shared::new(Box::new(device), Box::new(CudaStreams::new(gpu(fake))), &options).unwrap()
 }
@@ -150,4 +150,21 @@ fn running_out_says_what_the_gpu_has_free() {
         matches!(error, tilework::Error::OutOfMemory { device_free: Some(free), .. } if free == 2 * TILE),
         "{error}"
     );
+}
+
+#[test]
+fn a_peer_reaches_blocks_from_before_and_after() {
+    let fake = Fake::new(Config::default());
+    let front = front(&fake);
+    let peer = Gpu::open(fake.driver(), 1).unwrap();
+    let reaches = |address: u64| {
+        // SAFETY: the fake looks whether the memory may be read.
+        unsafe { peer.enter().unwrap().read(address, &mut [0]) }.is_ok()
+    };
+    let before = front.alloc(TILE, Stream(0)).unwrap();
+    assert!(!reaches(before));
+    assert!(front.add_peer(2).is_err());
+    front.add_peer(1).unwrap();
+    let after = front.alloc(8 * TILE, Stream(0)).unwrap();
+    assert!(reaches(before) && reaches(after) && reaches(after + 8 * TILE - 1));
 }

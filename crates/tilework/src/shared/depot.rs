@@ -271,6 +271,10 @@ impl Depot {
         (address - range.address < range.bytes).then_some(key)
     }
 
+    pub fn add_peer(&self, peer: u32) -> Result<(), DeviceError> {
+        lock(&self.state).device.add_peer(peer)
+    }
+
     pub fn set_limit(&self, bytes: Option<u64>) {
         self.limit.store(bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
     }

@@ -430,6 +430,16 @@ impl Shared {
         self.depot.set_limit(bytes);
     }
 
+    /// Lets kernels of the device numbered `peer`, as the driver counts, use the memory of all blocks, of those to
+    /// come too, as [`Device::add_peer`] does.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when that device cannot be a peer; [`Error::Forked`].
+    pub fn add_peer(&self, peer: u32) -> Result<()> {
+        self.process.check()?;
+        Ok(self.depot.add_peer(peer)?)
+    }
+
     /// The running figures, over all streams. `mapped` counts what waits to be unmapped too, `held` the stock.
     pub fn usage(&self) -> Usage {
         Usage { live: self.live.now(), peak_live: self.live.peak(), ..self.depot.usage() }
