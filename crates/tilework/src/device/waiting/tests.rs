@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::*;
 use crate::device::Call;
 use crate::device::conformance::device_conformance;
+use crate::device::fault::{Fault, Plan};
 use crate::device::sim::Sim;
 use crate::manager::{Kind, Options, Stream, build};
 
@@ -33,6 +34,14 @@ fn what_is_given_back_is_waited_for_and_what_is_used_again_is_not() {
         }
         assert_eq!(waits.load(Ordering::Relaxed), expected, "{kind}");
     }
+}
+
+#[test]
+fn a_peer_is_the_devices_own_affair() {
+    let inner = Fault::new(Sim::h200());
+    inner.faults().set(Plan::every(1));
+    let mut device = Waiting::new(inner, Box::new(|| Ok(())));
+    assert!(device.add_peer(1).is_err(), "the device was not asked");
 }
 
 #[test]
