@@ -33,6 +33,7 @@ mod lane;
 mod lanes;
 mod pools;
 pub mod streams;
+pub mod transfers;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::transfers::Transfers;
 use crate::device::DeviceError;
 use crate::manager::Stream;
 
@@ -52,6 +53,12 @@ pub trait Streams: Send + Sync {
     /// # Errors
     /// [`DeviceError::Failed`] when the driver refuses, as it does while a stream is being captured.
     fn synchronize_device(&self) -> Result<(), DeviceError>;
+
+    /// The device's own way of copying to and from host memory beside other work; `None` where
+    /// [`Device::read`](crate::device::Device::read) and [`write`](crate::device::Device::write) are all there is.
+    fn transfers(&self) -> Option<&dyn Transfers> {
+        None
+    }
 }
 
 /// The streams of a device on which everything has happened when the call returns: the host, simulations.
