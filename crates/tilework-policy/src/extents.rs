@@ -326,13 +326,19 @@ impl Extents {
         self.blocks
     }
 
-    /// The longest run that no block uses, over open and closed heaps, grains. Walks all of them.
-    pub fn longest(&self) -> u32 {
+    /// The runs that no block uses, of open and closed heaps, as (position, length) in order. Those next to each
+    /// other may be apart.
+    pub fn unused(&self) -> Vec<(u32, u32)> {
         let open = self.free_runs(1).into_iter().map(|run| (run.start, run.len));
         let mut runs: Vec<(u32, u32)> = open.chain(self.closed.values().map(|c| (c.start, c.len))).collect();
         runs.sort_unstable();
+        runs
+    }
+
+    /// The longest run that no block uses, over open and closed heaps, grains. Walks all of them.
+    pub fn longest(&self) -> u32 {
         let (mut longest, mut len, mut end) = (0, 0, 0);
-        for (start, run) in runs {
+        for (start, run) in self.unused() {
             len = if start == end && !self.starts_region(start) { len + run } else { run };
             end = start + run;
             longest = longest.max(len);

@@ -100,6 +100,11 @@ impl Mappings {
         &self.entries[slot as usize].as_ref().expect("a mapping that is kept").mapping
     }
 
+    /// The mappings that blocks lie in.
+    pub fn in_use(&self) -> impl Iterator<Item = &Mapping> {
+        self.entries.iter().flatten().filter(|entry| entry.in_use).map(|entry| &entry.mapping)
+    }
+
     /// Forgets an idle mapping that the device has undone.
     pub fn remove(&mut self, slot: MappingSlot) -> Mapping {
         let entry = self.entries[slot as usize].take().expect("a mapping that is kept");

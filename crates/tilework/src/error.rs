@@ -65,6 +65,14 @@ pub enum Error {
     /// A trace could not be written while recording.
     #[error("recording failed: {0}")]
     Recording(String),
+    /// The host has no room for contents that were to be kept there, or cannot bring them back.
+    #[error("{bytes} bytes of device memory cannot be kept on the host: {reason}")]
+    Host {
+        /// Bytes that were to be kept.
+        bytes: u64,
+        /// What the system said.
+        reason: String,
+    },
     /// The device failed; what had been done of the operation was undone.
     #[error(transparent)]
     Device(#[from] DeviceError),

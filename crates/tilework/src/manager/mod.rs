@@ -25,6 +25,7 @@ pub(crate) use self::build::serving;
 pub use self::build::{Built, build};
 pub use self::committed::Committed;
 pub use self::options::{Options, Rounding};
+pub(crate) use self::pool::Span;
 pub use self::pool::{Pool, Served};
 
 /// A block as its owner knows it. Ids are never reused for another block while the manager lives.

@@ -29,6 +29,10 @@ use crate::error::{Error, Result};
 use crate::manager::memory::{Memory, Return};
 use crate::manager::{Block, BlockId, Kind, Manager, Options, Stats, Stream, Usage};
 
+mod absence;
+
+pub(crate) use self::absence::Span;
+
 /// Address space that `tiled` reserves for homes at a time, bytes. Reserving costs the same whatever the
 /// length; this leaves room for any card of today in one range.
 const REGION_BYTES: u64 = 256 << 30;
@@ -69,6 +73,8 @@ pub struct Pool {
     growth: Growth,
     /// How often it has grown.
     growths: u64,
+    /// Its heaps are gone: see `absence`.
+    absent: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +130,7 @@ impl Pool {
             tile,
             growth: Growth::new(tile, grains(options.heap_bytes).min(MAX_GRAINS) as u32, cut),
             growths: 0,
+            absent: false,
         }
     }
 
@@ -408,9 +415,28 @@ impl Pool {
     }
 
     fn make_mapping(&mut self, request: u64, cover: Cover) -> Result<MappingSlot> {
+        let binds = self.binds(&cover);
+        let bytes = binds.iter().map(|bind| bind.bytes).sum();
+        let held = self.memory.account().usage().held / GRAIN;
+        while self.mappings.idle_grains() > IDLE_MAPPINGS * held {
+            let oldest = self.mappings.oldest_idle().expect("an idle mapping");
+            self.drop_mapping(oldest)?;
+        }
+        let mut range = self.memory.take_mapping(bytes, &binds);
+        if range.is_err() && self.mappings.idle() > 0 {
+            // Address space or mappings may have run out: what no block uses makes room.
+            self.drop_idle_mappings()?;
+            range = self.memory.take_mapping(bytes, &binds);
+        }
+        let Range { id, address, .. } = range.map_err(|error| self.memory.explain(request, error))?;
+        Ok(self.mappings.insert(Mapping { cover, range: id.0, address }))
+    }
+
+    /// The pieces of heaps that a mapping shows.
+    fn binds(&self, cover: &[(u32, u32)]) -> Vec<Bind> {
         let mut binds = Vec::new();
         let mut range_offset = 0;
-        for &(start, len) in &cover {
+        for &(start, len) in cover {
             let end = start + len;
             for heap in self.heaps.within(start, end) {
                 let (from, to) = (heap.start.max(start), heap.end().min(end));
@@ -420,25 +446,11 @@ impl Pool {
                 range_offset += bytes;
             }
         }
-        let held = self.memory.account().usage().held / GRAIN;
-        while self.mappings.idle_grains() > IDLE_MAPPINGS * held {
-            let oldest = self.mappings.oldest_idle().expect("an idle mapping");
-            self.drop_mapping(oldest)?;
-        }
-        let mut range = self.memory.take_mapping(range_offset, &binds);
-        if range.is_err() && self.mappings.idle() > 0 {
-            // Address space or mappings may have run out: what no block uses makes room.
-            self.drop_idle_mappings()?;
-            range = self.memory.take_mapping(range_offset, &binds);
-        }
-        let Range { id, address, .. } = range.map_err(|error| self.memory.explain(request, error))?;
-        Ok(self.mappings.insert(Mapping { cover, range: id.0, address }))
+        binds
     }
 
     fn drop_mapping(&mut self, slot: MappingSlot) -> Result<()> {
-        let mapping = self.mappings.remove(slot);
-        let range =
-            Range { id: RangeId(mapping.range), address: mapping.address, bytes: mapping.len() * GRAIN };
+        let range = range_of(&self.mappings.remove(slot));
         self.memory.give_back(Return::mapping(range)).map(drop)
     }
 
@@ -621,7 +633,7 @@ impl Manager for Pool {
 
     fn check_invariants(&self) {
         let heaps: u64 = self.heaps.within(0, u32::MAX).map(|h| u64::from(h.len) * GRAIN).sum();
-        self.memory.check_invariants(heaps);
+        self.memory.check_invariants(if self.absent { 0 } else { heaps });
         self.extents.check_invariants();
         let stats = self.stats();
         let usage = stats.usage;
@@ -634,7 +646,7 @@ impl Manager for Pool {
         let lost = self.extents.lost();
         assert!(lost.iter().all(|&start| self.stuck(start)), "a home is out of use that the device let go");
         if self.kind == Kind::Placed {
-            let homes = stats.heaps as usize;
+            let homes = self.heaps.len();
             assert!(
                 self.regions.len() <= homes + lost.len(),
                 "{} ranges for {homes} heaps",
@@ -642,6 +654,10 @@ impl Manager for Pool {
             );
         }
     }
+}
+
+fn range_of(mapping: &Mapping) -> Range {
+    Range { id: RangeId(mapping.range), address: mapping.address, bytes: mapping.len() * GRAIN }
 }
 
 fn id(slot: Slot) -> BlockId {

@@ -13,6 +13,7 @@
 //! next lane need not wait for the unmapping, but its stream must wait for the event.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -20,6 +21,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::lane::Key;
 use super::streams::{Event, InOrder, Streams};
+use super::transfers::Staging;
 use crate::device::{Bind, Call, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
 use crate::error::Error;
 use crate::manager::{Stream, Usage};
@@ -201,6 +203,14 @@ impl Depot {
 
     pub fn streams(&self) -> &dyn Streams {
         &*self.streams
+    }
+
+    /// A buffer of host memory that the device copies to and from.
+    pub fn staging(self: &Arc<Self>, bytes: usize) -> Result<Box<dyn Staging>, DeviceError> {
+        match self.streams.transfers() {
+            Some(transfers) => transfers.staging(bytes),
+            None => Ok(Box::new(AtOnce { depot: Arc::clone(self), buffer: vec![0; bytes] })),
+        }
     }
 
     /// Marks what is queued on a lane's stream; the same mark throughout one operation of the lane. `None`
@@ -568,6 +578,52 @@ impl Depot {
                 None => return Err(refused("an event could not be recorded on the stream")),
             }
         }
+    }
+}
+
+/// A buffer for a device that cannot copy beside its other work: it reads and writes when it is told to.
+struct AtOnce {
+    depot: Arc<Depot>,
+    buffer: Vec<u8>,
+}
+
+impl fmt::Debug for AtOnce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AtOnce").field("bytes", &self.buffer.len()).finish_non_exhaustive()
+    }
+}
+
+impl AtOnce {
+    fn part(&mut self, call: Call, at: usize, bytes: usize) -> Result<&mut [u8], DeviceError> {
+        let part = at.checked_add(bytes).and_then(|end| self.buffer.get_mut(at..end));
+        let rule = "a copy lies within its buffer".to_owned();
+        part.ok_or(DeviceError::Violation { call, rule })
+    }
+}
+
+impl Staging for AtOnce {
+    fn bytes(&self) -> usize {
+        self.buffer.len()
+    }
+
+    fn download(&mut self, at: usize, address: u64, bytes: usize) -> Result<(), DeviceError> {
+        let depot = Arc::clone(&self.depot);
+        let part = self.part(Call::Read, at, bytes)?;
+        lock(&depot.state).device.read(address, part)
+    }
+
+    fn upload(&mut self, at: usize, address: u64, bytes: usize) -> Result<(), DeviceError> {
+        let depot = Arc::clone(&self.depot);
+        let part = self.part(Call::Write, at, bytes)?;
+        lock(&depot.state).device.write(address, part)
+    }
+
+    fn mark(&mut self) -> Result<Event, DeviceError> {
+        Ok(Arc::clone(&self.depot.done))
+    }
+
+    fn contents(&mut self) -> Result<&mut [u8], DeviceError> {
+        Ok(&mut self.buffer)
     }
 }
 

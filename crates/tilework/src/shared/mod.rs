@@ -24,6 +24,7 @@
 //! Locks are taken in this order: pools, a lane, the depot. Who has a lane and wants another only tries.
 
 mod blocks;
+mod contents;
 mod count;
 mod depot;
 mod fork;
