@@ -128,6 +128,10 @@ impl Device for Door {
         Ok(())
     }
 
+    fn add_peer(&mut self, peer: u32) -> Result<(), DeviceError> {
+        self.depot.add_peer(peer)
+    }
+
     fn calls(&self) -> Calls {
         self.depot.calls()
     }
