@@ -65,6 +65,38 @@ pub enum Error {
     /// A trace could not be written while recording.
     #[error("recording failed: {0}")]
     Recording(String),
+    /// A group that was never made, or was removed.
+    #[error("there is no group {0}: it was never made, or has been removed")]
+    UnknownGroup(u32),
+    /// A request to a group that is not on the device.
+    #[error("group {group:?} is evicted: restore it first")]
+    Evicted {
+        /// Its name.
+        group: String,
+    },
+    /// A group that is to stay where it is.
+    #[error("group {group:?} is pinned: unpin it first")]
+    Pinned {
+        /// Its name.
+        group: String,
+    },
+    /// A pin taken away from a group that had none.
+    #[error("group {group:?} is not pinned")]
+    NotPinned {
+        /// Its name.
+        group: String,
+    },
+    /// A group that is not empty.
+    #[error("group {group:?} has {blocks} live blocks: free them first")]
+    GroupInUse {
+        /// Its name.
+        group: String,
+        /// Blocks that are live.
+        blocks: u64,
+    },
+    /// The device keeps memory at one address, so that no group could be evicted; or all names of groups are used up.
+    #[error("no groups on this device: it cannot map memory, or there have been too many groups")]
+    NoGroups,
     /// The host has no room for contents that were to be kept there, or cannot bring them back.
     #[error("{bytes} bytes of device memory cannot be kept on the host: {reason}")]
     Host {

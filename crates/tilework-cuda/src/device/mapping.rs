@@ -293,6 +293,10 @@ impl Device for Cuda {
         self.gpu.free_and_total().ok().map(|(free, _)| free)
     }
 
+    fn ready(&self, _: u64) -> Option<u64> {
+        None
+    }
+
     fn read(&self, address: u64, out: &mut [u8]) -> Result<(), DeviceError> {
         const CALL: Call = Call::Read;
         self.books.check_use(CALL, address, out.len() as u64)?;

@@ -154,6 +154,10 @@ impl Device for Plain {
         Ok(())
     }
 
+    fn add_peer(&mut self, _: u32) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
     fn calls(&self) -> Calls {
         self.calls
     }
@@ -164,6 +168,10 @@ impl Device for Plain {
 
     fn free_bytes(&self) -> Option<u64> {
         self.gpu.free_and_total().ok().map(|(free, _)| free)
+    }
+
+    fn ready(&self, _: u64) -> Option<u64> {
+        None
     }
 
     fn read(&self, address: u64, out: &mut [u8]) -> Result<(), DeviceError> {

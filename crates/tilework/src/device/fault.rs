@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Bind, Call, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
+use super::forward::forward;
+use super::{Bind, Call, Device, DeviceError, HeapId, Range, RangeId};
 
 /// Which calls fail, and how. Calls are counted from when the plan is set, beginning at one.
 ///
@@ -150,13 +151,7 @@ impl<D: Device> Fault<D> {
 }
 
 impl<D: Device> Device for Fault<D> {
-    fn name(&self) -> &'static str {
-        self.inner.name()
-    }
-
-    fn caps(&self) -> &Caps {
-        self.inner.caps()
-    }
+    forward!(|this| this.inner => name, caps, calls, held_bytes, free_bytes, ready);
 
     fn reserve(&mut self, bytes: u64) -> Result<Range, DeviceError> {
         self.faults.check(Call::Reserve)?;
@@ -206,22 +201,6 @@ impl<D: Device> Device for Fault<D> {
     fn add_peer(&mut self, peer: u32) -> Result<(), DeviceError> {
         self.faults.check(Call::SetAccess)?;
         self.inner.add_peer(peer)
-    }
-
-    fn calls(&self) -> Calls {
-        self.inner.calls()
-    }
-
-    fn held_bytes(&self) -> Result<u64, DeviceError> {
-        self.inner.held_bytes()
-    }
-
-    fn free_bytes(&self) -> Option<u64> {
-        self.inner.free_bytes()
-    }
-
-    fn ready(&self, most: u64) -> Option<u64> {
-        self.inner.ready(most)
     }
 
     fn read(&self, address: u64, out: &mut [u8]) -> Result<(), DeviceError> {

@@ -307,6 +307,10 @@ impl Device for Host {
         Ok(())
     }
 
+    fn add_peer(&mut self, _: u32) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
     fn calls(&self) -> Calls {
         self.calls
     }
@@ -315,6 +319,14 @@ impl Device for Host {
         // Blocks are of 512 bytes whatever the file system's own are (stat(2)).
         let stat = fstat(&self.file).map_err(|errno| failed(Call::Read, "fstat", errno))?;
         Ok(stat.st_blocks.cast_unsigned() * 512)
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    fn ready(&self, _: u64) -> Option<u64> {
+        None
     }
 
     fn read(&self, address: u64, out: &mut [u8]) -> Result<(), DeviceError> {

@@ -2,7 +2,8 @@
 
 use rustc_hash::FxHashMap;
 
-use super::{Bind, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
+use super::forward::forward;
+use super::{Caps, Device, DeviceError, HeapId};
 
 /// A device that refuses to hold more than a limit. Everything else is the device's own.
 #[derive(Debug)]
@@ -27,20 +28,13 @@ impl<D: Device> Limit<D> {
 }
 
 impl<D: Device> Device for Limit<D> {
-    fn name(&self) -> &'static str {
-        self.inner.name()
-    }
+    forward!(|this| this.inner =>
+        name, reserve, unreserve, map, set_access, unmap, add_peer, calls, held_bytes, free_bytes,
+        ready, read, write
+    );
 
     fn caps(&self) -> &Caps {
         &self.caps
-    }
-
-    fn reserve(&mut self, bytes: u64) -> Result<Range, DeviceError> {
-        self.inner.reserve(bytes)
-    }
-
-    fn unreserve(&mut self, range: RangeId) -> Result<(), DeviceError> {
-        self.inner.unreserve(range)
     }
 
     fn create(&mut self, bytes: u64) -> Result<HeapId, DeviceError> {
@@ -57,46 +51,6 @@ impl<D: Device> Device for Limit<D> {
         self.inner.release(heap)?;
         self.held -= self.heaps.remove(&heap).unwrap_or(0);
         Ok(())
-    }
-
-    fn map(&mut self, range: RangeId, binds: &[Bind]) -> Result<(), DeviceError> {
-        self.inner.map(range, binds)
-    }
-
-    fn set_access(&mut self, range: RangeId, offset: u64, bytes: u64) -> Result<(), DeviceError> {
-        self.inner.set_access(range, offset, bytes)
-    }
-
-    fn unmap(&mut self, range: RangeId, offset: u64, bytes: u64) -> Result<(), DeviceError> {
-        self.inner.unmap(range, offset, bytes)
-    }
-
-    fn add_peer(&mut self, peer: u32) -> Result<(), DeviceError> {
-        self.inner.add_peer(peer)
-    }
-
-    fn calls(&self) -> Calls {
-        self.inner.calls()
-    }
-
-    fn held_bytes(&self) -> Result<u64, DeviceError> {
-        self.inner.held_bytes()
-    }
-
-    fn free_bytes(&self) -> Option<u64> {
-        self.inner.free_bytes()
-    }
-
-    fn ready(&self, most: u64) -> Option<u64> {
-        self.inner.ready(most)
-    }
-
-    fn read(&self, address: u64, out: &mut [u8]) -> Result<(), DeviceError> {
-        self.inner.read(address, out)
-    }
-
-    fn write(&self, address: u64, bytes: &[u8]) -> Result<(), DeviceError> {
-        self.inner.write(address, bytes)
     }
 }
 

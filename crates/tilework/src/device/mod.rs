@@ -14,6 +14,7 @@ pub mod books;
 pub mod conformance;
 pub mod costs;
 pub mod fault;
+pub(crate) mod forward;
 // The one place in the crate that maps memory and copies through raw addresses.
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code)]
@@ -25,6 +26,8 @@ pub mod sim;
 pub mod waiting;
 
 pub use open::{NAMES, OpenError, open};
+
+use self::forward::forward;
 
 /// What a device can do. Fixed for the life of the device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -201,6 +204,8 @@ pub enum DeviceError {
 /// part of the call. Dropping a device gives everything back.
 ///
 /// Callers must keep to [`Caps`]: sizes and offsets are multiples of `tile_bytes`.
+///
+/// No method has a default: a wrapper would pass over it without a word.
 pub trait Device: Send {
     /// The name it is chosen by.
     fn name(&self) -> &'static str;
@@ -243,9 +248,7 @@ pub trait Device: Send {
     /// # Errors
     /// When there is no such device, it cannot reach this one's memory, or the driver refuses. It may reach part
     /// of what is mapped then.
-    fn add_peer(&mut self, _peer: u32) -> Result<(), DeviceError> {
-        Ok(())
-    }
+    fn add_peer(&mut self, peer: u32) -> Result<(), DeviceError>;
 
     /// Calls served and time spent since the device was made.
     fn calls(&self) -> Calls;
@@ -255,15 +258,11 @@ pub trait Device: Send {
     fn held_bytes(&self) -> Result<u64, DeviceError>;
 
     /// Physical memory that is free on the device, bytes, all its users together; `None` where it cannot tell.
-    fn free_bytes(&self) -> Option<u64> {
-        None
-    }
+    fn free_bytes(&self) -> Option<u64>;
 
     /// The longest heap, not longer than `most` bytes, that [`create`](Device::create) has ready and need not
     /// make; `None` when it has none.
-    fn ready(&self, _most: u64) -> Option<u64> {
-        None
-    }
+    fn ready(&self, most: u64) -> Option<u64>;
 
     /// Copies device memory from `address` into `out`. Refuses addresses that are not mapped.
     fn read(&self, address: u64, out: &mut [u8]) -> Result<(), DeviceError>;
@@ -273,67 +272,8 @@ pub trait Device: Send {
 }
 
 impl<D: Device + ?Sized> Device for Box<D> {
-    fn name(&self) -> &'static str {
-        (**self).name()
-    }
-
-    fn caps(&self) -> &Caps {
-        (**self).caps()
-    }
-
-    fn reserve(&mut self, bytes: u64) -> Result<Range, DeviceError> {
-        (**self).reserve(bytes)
-    }
-
-    fn unreserve(&mut self, range: RangeId) -> Result<(), DeviceError> {
-        (**self).unreserve(range)
-    }
-
-    fn create(&mut self, bytes: u64) -> Result<HeapId, DeviceError> {
-        (**self).create(bytes)
-    }
-
-    fn release(&mut self, heap: HeapId) -> Result<(), DeviceError> {
-        (**self).release(heap)
-    }
-
-    fn map(&mut self, range: RangeId, binds: &[Bind]) -> Result<(), DeviceError> {
-        (**self).map(range, binds)
-    }
-
-    fn set_access(&mut self, range: RangeId, offset: u64, bytes: u64) -> Result<(), DeviceError> {
-        (**self).set_access(range, offset, bytes)
-    }
-
-    fn unmap(&mut self, range: RangeId, offset: u64, bytes: u64) -> Result<(), DeviceError> {
-        (**self).unmap(range, offset, bytes)
-    }
-
-    fn add_peer(&mut self, peer: u32) -> Result<(), DeviceError> {
-        (**self).add_peer(peer)
-    }
-
-    fn calls(&self) -> Calls {
-        (**self).calls()
-    }
-
-    fn held_bytes(&self) -> Result<u64, DeviceError> {
-        (**self).held_bytes()
-    }
-
-    fn free_bytes(&self) -> Option<u64> {
-        (**self).free_bytes()
-    }
-
-    fn ready(&self, most: u64) -> Option<u64> {
-        (**self).ready(most)
-    }
-
-    fn read(&self, address: u64, out: &mut [u8]) -> Result<(), DeviceError> {
-        (**self).read(address, out)
-    }
-
-    fn write(&self, address: u64, bytes: &[u8]) -> Result<(), DeviceError> {
-        (**self).write(address, bytes)
-    }
+    forward!(|this| (**this) =>
+        name, caps, reserve, unreserve, create, release, map, set_access, unmap, add_peer, calls,
+        held_bytes, free_bytes, ready, read, write
+    );
 }

@@ -119,12 +119,24 @@ impl Device for Null {
         Ok(())
     }
 
+    fn add_peer(&mut self, _: u32) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
     fn calls(&self) -> Calls {
         self.calls
     }
 
     fn held_bytes(&self) -> Result<u64, DeviceError> {
         Ok(self.held)
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    fn ready(&self, _: u64) -> Option<u64> {
+        None
     }
 
     fn read(&self, _: u64, _: &mut [u8]) -> Result<(), DeviceError> {

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::{Bind, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
+use super::forward::forward;
+use super::{Device, DeviceError, RangeId};
 
 /// Waits on the host for all work of a device.
 pub type Wait = Box<dyn Fn() -> Result<(), DeviceError> + Send>;
@@ -25,69 +26,14 @@ impl<D: Device> Waiting<D> {
 }
 
 impl<D: Device> Device for Waiting<D> {
-    fn name(&self) -> &'static str {
-        self.inner.name()
-    }
-
-    fn caps(&self) -> &Caps {
-        self.inner.caps()
-    }
-
-    fn reserve(&mut self, bytes: u64) -> Result<Range, DeviceError> {
-        self.inner.reserve(bytes)
-    }
-
-    fn unreserve(&mut self, range: RangeId) -> Result<(), DeviceError> {
-        self.inner.unreserve(range)
-    }
-
-    fn create(&mut self, bytes: u64) -> Result<HeapId, DeviceError> {
-        self.inner.create(bytes)
-    }
-
-    fn release(&mut self, heap: HeapId) -> Result<(), DeviceError> {
-        self.inner.release(heap)
-    }
-
-    fn map(&mut self, range: RangeId, binds: &[Bind]) -> Result<(), DeviceError> {
-        self.inner.map(range, binds)
-    }
-
-    fn set_access(&mut self, range: RangeId, offset: u64, bytes: u64) -> Result<(), DeviceError> {
-        self.inner.set_access(range, offset, bytes)
-    }
+    forward!(|this| this.inner =>
+        name, caps, reserve, unreserve, create, release, map, set_access, add_peer, calls, held_bytes,
+        free_bytes, ready, read, write
+    );
 
     fn unmap(&mut self, range: RangeId, offset: u64, bytes: u64) -> Result<(), DeviceError> {
         (self.wait)()?;
         self.inner.unmap(range, offset, bytes)
-    }
-
-    fn add_peer(&mut self, peer: u32) -> Result<(), DeviceError> {
-        self.inner.add_peer(peer)
-    }
-
-    fn calls(&self) -> Calls {
-        self.inner.calls()
-    }
-
-    fn held_bytes(&self) -> Result<u64, DeviceError> {
-        self.inner.held_bytes()
-    }
-
-    fn free_bytes(&self) -> Option<u64> {
-        self.inner.free_bytes()
-    }
-
-    fn ready(&self, most: u64) -> Option<u64> {
-        self.inner.ready(most)
-    }
-
-    fn read(&self, address: u64, out: &mut [u8]) -> Result<(), DeviceError> {
-        self.inner.read(address, out)
-    }
-
-    fn write(&self, address: u64, bytes: &[u8]) -> Result<(), DeviceError> {
-        self.inner.write(address, bytes)
     }
 }
 

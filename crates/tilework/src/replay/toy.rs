@@ -187,12 +187,24 @@ impl Device for ToyDevice {
         ToyDevice::refused()
     }
 
+    fn add_peer(&mut self, _: u32) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
     fn calls(&self) -> Calls {
         self.calls
     }
 
     fn held_bytes(&self) -> Result<u64, DeviceError> {
         Ok(self.memory.borrow().values().map(|v| v.len() as u64).sum::<u64>() + self.lie)
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    fn ready(&self, _: u64) -> Option<u64> {
+        None
     }
 
     fn read(&self, address: u64, out: &mut [u8]) -> Result<(), DeviceError> {

@@ -91,6 +91,11 @@ impl Blocks {
         if self.users.is_empty() { None } else { self.users.remove(&address) }
     }
 
+    /// The streams that use any block beside the lane's own; one may come twice.
+    pub fn users(&self) -> impl Iterator<Item = Stream> {
+        self.users.values().flatten().copied()
+    }
+
     /// The block at an address.
     pub fn get(&self, address: u64) -> Option<Live> {
         self.find(address).map(|at| self.places[at])

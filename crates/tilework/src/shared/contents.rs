@@ -153,7 +153,10 @@ impl Store {
             return Ok(None);
         }
         let buffer = self.buffer();
-        buffer.map(Some).inspect_err(|_| drop(self.pinned.fetch_sub(CHUNK, Ordering::Relaxed)))
+        if buffer.is_err() {
+            self.pinned.fetch_sub(CHUNK, Ordering::Relaxed);
+        }
+        buffer.map(Some)
     }
 
     fn buffer(&self) -> Result<Box<dyn Staging>> {
@@ -216,6 +219,18 @@ impl Contents {
         }
         ring.into_iter().for_each(|buffer| self.store.put_back(buffer));
         Ok(event)
+    }
+
+    /// The same, once nothing is being copied from it any more.
+    pub fn settled(mut self) -> Contents {
+        for part in &mut self.parts {
+            if let Keep::Pinned(buffer) = &mut part.keep
+                && let Err(error) = buffer.contents()
+            {
+                tracing::warn!(%error, "a copy of contents back to the device failed");
+            }
+        }
+        self
     }
 
     fn push(&mut self, spans: Vec<Span>, keep: Keep) {

@@ -12,12 +12,19 @@
 //! pool next creates one: a heap may be mapped at a second address while the first is still in use, so the
 //! next lane need not wait for the unmapping, but its stream must wait for the event.
 
+mod at_once;
+mod door;
+mod home;
+
+use at_once::AtOnce;
+pub(super) use door::Door;
+pub(super) use home::Home;
+
 use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashSet;
 
 use super::lane::Key;
 use super::streams::{Event, InOrder, Streams};
@@ -25,69 +32,6 @@ use super::transfers::Staging;
 use crate::device::{Bind, Call, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
 use crate::error::Error;
 use crate::manager::{Stream, Usage};
-
-/// A lane as the depot knows it: by whose order its memory goes.
-#[derive(Debug)]
-pub(super) struct Home {
-    pub key: Key,
-    /// The stream is no more, and everything it did is done.
-    orphan: AtomicBool,
-    /// It belongs to a graph's pool that is referenced: what a graph uses keeps its tiles and addresses, so
-    /// nothing is unmapped or given to other lanes.
-    pinned: AtomicBool,
-    /// Its pool is being served for the last time before memory counts as out: heaps are taken for which its
-    /// stream has to wait.
-    pressed: AtomicBool,
-    /// Recorded during the operation that the lane is in, for all it gives back in it.
-    mark: Mutex<Option<Event>>,
-}
-
-impl Home {
-    pub fn new(key: Key) -> Home {
-        Home {
-            key,
-            orphan: AtomicBool::new(false),
-            pinned: AtomicBool::new(key.is_graph()),
-            pressed: AtomicBool::new(false),
-            mark: Mutex::default(),
-        }
-    }
-
-    pub fn stream(&self) -> Stream {
-        self.key.stream
-    }
-
-    #[inline]
-    pub fn is_orphan(&self) -> bool {
-        self.orphan.load(Ordering::Relaxed)
-    }
-
-    pub fn set_orphan(&self, orphan: bool) {
-        self.orphan.store(orphan, Ordering::Relaxed);
-    }
-
-    pub fn is_pinned(&self) -> bool {
-        self.pinned.load(Ordering::Acquire)
-    }
-
-    pub fn set_pinned(&self, pinned: bool) {
-        self.pinned.store(pinned, Ordering::Release);
-    }
-
-    pub fn set_pressed(&self, pressed: bool) {
-        self.pressed.store(pressed, Ordering::Relaxed);
-    }
-
-    fn is_pressed(&self) -> bool {
-        self.pressed.load(Ordering::Relaxed)
-    }
-
-    /// Begins an operation of the lane, whose lock is held: what it gives back from here on is free from
-    /// here on.
-    pub fn begin(&self) {
-        *lock(&self.mark) = None;
-    }
-}
 
 /// An unmapping that waits for its event.
 struct Late {
@@ -209,7 +153,7 @@ impl Depot {
     pub fn staging(self: &Arc<Self>, bytes: usize) -> Result<Box<dyn Staging>, DeviceError> {
         match self.streams.transfers() {
             Some(transfers) => transfers.staging(bytes),
-            None => Ok(Box::new(AtOnce { depot: Arc::clone(self), buffer: vec![0; bytes] })),
+            None => Ok(Box::new(AtOnce::new(Arc::clone(self), bytes))),
         }
     }
 
@@ -270,7 +214,12 @@ impl Depot {
 
     /// Whether a lane may give anything back at present.
     pub fn may_give(&self, home: &Home) -> bool {
-        !home.is_pinned() && !self.is_capturing(home)
+        !home.is_pinned() && !home.is_away() && !self.is_capturing(home)
+    }
+
+    /// An event that has passed.
+    pub fn done(&self) -> Event {
+        Arc::clone(&self.done)
     }
 
     /// The lane in whose address space `address` lies.
@@ -279,6 +228,14 @@ impl Depot {
         let before = ranges.partition_point(|r| r.range.address <= address);
         let Reserved { range, key } = *ranges.get(before.checked_sub(1)?)?;
         (address - range.address < range.bytes).then_some(key)
+    }
+
+    pub fn read(&self, address: u64, out: &mut [u8]) -> Result<(), DeviceError> {
+        lock(&self.state).device.read(address, out)
+    }
+
+    pub fn write(&self, address: u64, bytes: &[u8]) -> Result<(), DeviceError> {
+        lock(&self.state).device.write(address, bytes)
     }
 
     pub fn add_peer(&self, peer: u32) -> Result<(), DeviceError> {
@@ -581,52 +538,6 @@ impl Depot {
     }
 }
 
-/// A buffer for a device that cannot copy beside its other work: it reads and writes when it is told to.
-struct AtOnce {
-    depot: Arc<Depot>,
-    buffer: Vec<u8>,
-}
-
-impl fmt::Debug for AtOnce {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AtOnce").field("bytes", &self.buffer.len()).finish_non_exhaustive()
-    }
-}
-
-impl AtOnce {
-    fn part(&mut self, call: Call, at: usize, bytes: usize) -> Result<&mut [u8], DeviceError> {
-        let part = at.checked_add(bytes).and_then(|end| self.buffer.get_mut(at..end));
-        let rule = "a copy lies within its buffer".to_owned();
-        part.ok_or(DeviceError::Violation { call, rule })
-    }
-}
-
-impl Staging for AtOnce {
-    fn bytes(&self) -> usize {
-        self.buffer.len()
-    }
-
-    fn download(&mut self, at: usize, address: u64, bytes: usize) -> Result<(), DeviceError> {
-        let depot = Arc::clone(&self.depot);
-        let part = self.part(Call::Read, at, bytes)?;
-        lock(&depot.state).device.read(address, part)
-    }
-
-    fn upload(&mut self, at: usize, address: u64, bytes: usize) -> Result<(), DeviceError> {
-        let depot = Arc::clone(&self.depot);
-        let part = self.part(Call::Write, at, bytes)?;
-        lock(&depot.state).device.write(address, part)
-    }
-
-    fn mark(&mut self) -> Result<Event, DeviceError> {
-        Ok(Arc::clone(&self.depot.done))
-    }
-
-    fn contents(&mut self) -> Result<&mut [u8], DeviceError> {
-        Ok(&mut self.buffer)
-    }
-}
-
 /// Whether `home` may have a heap of the stock.
 fn suits(home: &Home, entry: &Stocked) -> bool {
     let own = entry.home.key == home.key;
@@ -635,151 +546,4 @@ fn suits(home: &Home, entry: &Stocked) -> bool {
 
 fn refused(reason: &str) -> DeviceError {
     DeviceError::Failed { call: Call::Order, reason: reason.into() }
-}
-
-/// The device as the pool of one lane sees it.
-pub(super) struct Door {
-    depot: Arc<Depot>,
-    home: Arc<Home>,
-    /// Length of each heap the lane has, bytes.
-    lengths: FxHashMap<HeapId, u64>,
-    /// By range and offset: what is mapped there.
-    binds: BTreeMap<(RangeId, u64), HeapId>,
-}
-
-impl Door {
-    pub fn new(depot: Arc<Depot>, home: Arc<Home>) -> Door {
-        Door { depot, home, lengths: FxHashMap::default(), binds: BTreeMap::new() }
-    }
-}
-
-impl Device for Door {
-    fn name(&self) -> &'static str {
-        self.depot.name
-    }
-
-    fn caps(&self) -> &Caps {
-        &self.depot.caps
-    }
-
-    fn reserve(&mut self, bytes: u64) -> Result<Range, DeviceError> {
-        let range = lock(&self.depot.state).device.reserve(bytes)?;
-        add(&self.depot.books.reserved, range.bytes);
-        let mut ranges = self.depot.ranges.write().unwrap_or_else(PoisonError::into_inner);
-        let at = ranges.partition_point(|r| r.range.address < range.address);
-        ranges.insert(at, Reserved { range, key: self.home.key });
-        Ok(range)
-    }
-
-    fn unreserve(&mut self, range: RangeId) -> Result<(), DeviceError> {
-        let depot = &*self.depot;
-        let known = |ranges: &[Reserved]| ranges.iter().position(|r| r.range.id == range);
-        let whole = {
-            let ranges = depot.ranges.read().unwrap_or_else(PoisonError::into_inner);
-            known(&ranges).map(|at| ranges[at].range)
-        };
-        let Some(whole) = whole else { return Err(refused("the range is not reserved")) };
-        let mut state = lock(&depot.state);
-        if state.late.iter().any(|late| late.range == range) {
-            state.unreserve.push(whole);
-        } else {
-            state.device.unreserve(range)?;
-            take(&depot.books.reserved, whole.bytes);
-        }
-        // Before the lock goes: the device may give the same addresses out again.
-        let mut ranges = depot.ranges.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = known(&ranges) {
-            ranges.remove(at);
-        }
-        Ok(())
-    }
-
-    fn create(&mut self, bytes: u64) -> Result<HeapId, DeviceError> {
-        let heap = self.depot.create(&self.home, bytes)?;
-        self.lengths.insert(heap, bytes);
-        Ok(heap)
-    }
-
-    fn release(&mut self, heap: HeapId) -> Result<(), DeviceError> {
-        let depot = &*self.depot;
-        let bytes = *self.lengths.get(&heap).ok_or_else(|| refused("the heap is not this lane's"))?;
-        let mut state = lock(&depot.state);
-        if depot.caps.tiling {
-            let event = depot.mark(&self.home);
-            let since = state.executions;
-            depot.put_in_stock(
-                &mut state,
-                bytes,
-                Stocked { heap, home: Arc::clone(&self.home), event, since },
-            );
-        } else {
-            // Where a heap has one address for good, the next lane would have no use for it.
-            state.device.release(heap)?;
-            take(&depot.books.held, bytes);
-        }
-        self.lengths.remove(&heap);
-        Ok(())
-    }
-
-    fn map(&mut self, range: RangeId, binds: &[Bind]) -> Result<(), DeviceError> {
-        let mut state = self.depot.clear_way(range, binds)?;
-        state.device.map(range, binds)?;
-        self.binds.extend(binds.iter().map(|bind| ((range, bind.range_offset), bind.heap)));
-        add(&self.depot.books.mapped, binds.iter().map(|bind| bind.bytes).sum());
-        Ok(())
-    }
-
-    fn set_access(&mut self, range: RangeId, offset: u64, bytes: u64) -> Result<(), DeviceError> {
-        lock(&self.depot.state).device.set_access(range, offset, bytes)
-    }
-
-    fn unmap(&mut self, range: RangeId, offset: u64, bytes: u64) -> Result<(), DeviceError> {
-        let depot = &*self.depot;
-        let event = depot.mark(&self.home);
-        if !depot.caps.tiling {
-            // Whoever cannot map a heap twice cannot give it on before it is unmapped either.
-            let Some(event) = &event else {
-                return Err(refused("work on the stream cannot be waited for at present"));
-            };
-            event.synchronize()?;
-        }
-        let here = (range, offset)..(range, offset + bytes);
-        let mut state = lock(&depot.state);
-        if !depot.caps.tiling || event.as_ref().is_some_and(|event| event.passed()) {
-            depot.unmap(&mut state, range, offset, bytes)?;
-        } else {
-            let heaps = self.binds.range(here.clone()).map(|(_, &heap)| heap).collect();
-            state.late.push(Late { range, offset, bytes, heaps, home: Arc::clone(&self.home), event });
-        }
-        while let Some((&at, _)) = self.binds.range(here.clone()).next() {
-            self.binds.remove(&at);
-        }
-        Ok(())
-    }
-
-    fn calls(&self) -> Calls {
-        self.depot.calls()
-    }
-
-    fn held_bytes(&self) -> Result<u64, DeviceError> {
-        lock(&self.depot.state).device.held_bytes()
-    }
-
-    fn free_bytes(&self) -> Option<u64> {
-        lock(&self.depot.state).device.free_bytes()
-    }
-
-    fn ready(&self, most: u64) -> Option<u64> {
-        let state = lock(&self.depot.state);
-        let mut shorter = state.stock.range(..=most).rev();
-        shorter.find(|(_, heaps)| heaps.iter().any(|entry| suits(&self.home, entry))).map(|(&bytes, _)| bytes)
-    }
-
-    fn read(&self, address: u64, out: &mut [u8]) -> Result<(), DeviceError> {
-        lock(&self.depot.state).device.read(address, out)
-    }
-
-    fn write(&self, address: u64, bytes: &[u8]) -> Result<(), DeviceError> {
-        lock(&self.depot.state).device.write(address, bytes)
-    }
 }

@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use super::blocks::{Blocks, Live};
+use super::contents::Contents;
 use super::depot::{Depot, Door, Home, lock};
+use super::groups::GroupId;
 use super::streams::Event;
 use crate::error::Result;
 use crate::manager::{BlockId, Manager, Options, Pool, Stream};
@@ -11,8 +13,8 @@ use crate::manager::{BlockId, Manager, Options, Pool, Stream};
 /// Frees between two looks at what is pending.
 const POLL: u32 = 64;
 
-/// Address space that a graph's lane reserves first, bytes: 16,384 such fill the 47 bits of a process.
-const GRAPH_BYTES: u64 = 8 << 30;
+/// Address space that a graph's or a group's lane reserves first, bytes: 16,384 such fill the 47 bits of a process.
+const MANY_BYTES: u64 = 8 << 30;
 
 /// What a lane is for: a stream, or the part of a stream's work that a graph's pool serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,6 +27,9 @@ pub(super) struct Key {
 /// The slot of guest streams, whose names are never passed to the device.
 const GUESTS: u32 = u32::MAX;
 
+/// The slots of groups are their numbers behind this.
+const GROUPS: u32 = 1 << 31;
+
 impl Key {
     /// The lane of a guest stream.
     pub fn guest(stream: Stream) -> Key {
@@ -35,9 +40,23 @@ impl Key {
         self.slot == GUESTS
     }
 
+    /// The lane of a group's for a stream.
+    pub fn group(group: GroupId, stream: Stream) -> Key {
+        Key { slot: GROUPS | group.0, stream }
+    }
+
+    /// Whether a group of this number has a slot.
+    pub fn has_room(group: GroupId) -> bool {
+        group.0 < GUESTS - GROUPS
+    }
+
+    pub fn group_id(self) -> Option<GroupId> {
+        (self.slot >= GROUPS && !self.is_guest()).then(|| GroupId(self.slot - GROUPS))
+    }
+
     /// Whether it belongs to a graph's pool.
     pub fn is_graph(self) -> bool {
-        self.slot != 0 && !self.is_guest()
+        self.slot != 0 && self.slot < GROUPS
     }
 }
 
@@ -65,6 +84,8 @@ pub(super) struct Books {
     pub freed: u64,
     /// Bytes given up to other lanes and not replaced since.
     pub given_up: u64,
+    /// What was in the live blocks, while the lane is absent.
+    pub kept: Option<Contents>,
 }
 
 struct Pending {
@@ -93,8 +114,10 @@ impl Lane {
         let home = Arc::new(Home::new(key));
         let door = Box::new(Door::new(Arc::clone(depot), Arc::clone(&home)));
         let pool = if depot.caps().tiling { Pool::tiled(door, options) } else { Pool::placed(door, options) };
-        // Streams are few; a program may keep a graph, and its pool, for every shape it has met.
-        let pool = if key.is_graph() { pool.reserving(GRAPH_BYTES) } else { pool };
+        // Streams are few; a program may keep a graph, and its pool, for every shape it has met, and a group for every
+        // model.
+        let many = key.is_graph() || key.group_id().is_some();
+        let pool = if many { pool.reserving(MANY_BYTES) } else { pool };
         let books = Books {
             pool,
             blocks: Blocks::new(),
@@ -103,6 +126,7 @@ impl Lane {
             frees: 0,
             freed: 0,
             given_up: 0,
+            kept: None,
         };
         Lane { key, serial, home, books: Mutex::new(books) }
     }
@@ -133,11 +157,23 @@ impl Books {
             return Ok(());
         }
         self.pool.free(block.id)?;
+        if self.pending.is_empty() && self.kept.is_none() { Ok(()) } else { self.attend(depot, home) }
+    }
+
+    /// What follows a free of a block where something is pending, or kept.
+    #[cold]
+    fn attend(&mut self, depot: &Depot, home: &Home) -> Result<()> {
+        let kept = self.kept.take();
+        self.keep(kept);
         if self.pending.is_empty() { Ok(()) } else { self.poll(depot, home) }
     }
 
+    /// Keeps the contents of the live blocks, if there are any.
+    pub fn keep(&mut self, contents: Option<Contents>) {
+        self.kept = contents.filter(|_| !self.blocks.is_empty());
+    }
+
     /// Looks at what is pending, every so many frees.
-    #[cold]
     fn poll(&mut self, depot: &Depot, home: &Home) -> Result<()> {
         self.frees += 1;
         if self.frees >= POLL { self.absorb(depot, home, false) } else { Ok(()) }

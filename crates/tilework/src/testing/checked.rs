@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::device::{Bind, Call, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
+use crate::device::forward::forward;
+use crate::device::{Bind, Call, Caps, Device, DeviceError, HeapId, Range, RangeId};
 
 /// The wrapper. Make it with [`Checked::over`].
 pub struct Checked {
@@ -170,13 +171,7 @@ impl Witness {
 }
 
 impl Device for Checked {
-    fn name(&self) -> &'static str {
-        self.inner.name()
-    }
-
-    fn caps(&self) -> &Caps {
-        self.inner.caps()
-    }
+    forward!(|this| this.inner => name, caps, add_peer, calls, held_bytes, free_bytes, ready);
 
     fn reserve(&mut self, bytes: u64) -> Result<Range, DeviceError> {
         let tile = self.caps().tile_bytes;
@@ -290,22 +285,6 @@ impl Device for Checked {
         state.totals.mapped -= bytes;
         state.log.push(Logged { call: Call::Unmap, what: target.number, offset, bytes, heap: None });
         Ok(())
-    }
-
-    fn calls(&self) -> Calls {
-        self.inner.calls()
-    }
-
-    fn held_bytes(&self) -> Result<u64, DeviceError> {
-        self.inner.held_bytes()
-    }
-
-    fn free_bytes(&self) -> Option<u64> {
-        self.inner.free_bytes()
-    }
-
-    fn ready(&self, most: u64) -> Option<u64> {
-        self.inner.ready(most)
     }
 
     fn read(&self, address: u64, out: &mut [u8]) -> Result<(), DeviceError> {

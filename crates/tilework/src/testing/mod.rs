@@ -19,6 +19,7 @@ mod op;
 mod pattern;
 mod rig;
 mod shadow;
+pub mod storm;
 pub mod workload;
 
 pub use checked::Checked;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::device::Calls;
 use crate::device::conformance::device_conformance;
 use crate::device::sim::Sim;
 

@@ -2,10 +2,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::device::Call;
 use crate::device::conformance::device_conformance;
 use crate::device::fault::{Fault, Plan};
 use crate::device::sim::Sim;
+use crate::device::{Bind, Call};
 use crate::manager::{Kind, Options, Stream, build};
 
 const MIB: u64 = 1 << 20;

@@ -12,7 +12,7 @@ use tilework_policy::{GRAIN, Heap};
 
 use super::{Pool, range_of};
 use crate::device::{Call, DeviceError, HeapId, RangeId};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::manager::Manager;
 use crate::manager::memory::Return;
 
@@ -70,7 +70,7 @@ impl Pool {
     /// using the memory, and its contents are lost.
     ///
     /// # Errors
-    /// [`Error::Device`] when giving back failed. The pool is absent then too: what could not be given back stays held and
+    /// [`Error::Device`](crate::Error::Device) when giving back failed. The pool is absent then too: what could not be given back stays held and
     /// is tried again.
     pub(crate) fn detach(&mut self) -> Result<u64> {
         debug_assert!(!self.absent);
@@ -103,7 +103,7 @@ impl Pool {
     /// were: at home, and in the stitched mappings of live blocks. Contents are undefined. Returns the bytes created.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] with the bytes of all that was to be created; [`Error::Device`]. Nothing is created then
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory) with the bytes of all that was to be created; [`Error::Device`](crate::Error::Device). Nothing is created then
     /// and the pool stays absent.
     pub(crate) fn attach(&mut self) -> Result<u64> {
         debug_assert!(self.absent);

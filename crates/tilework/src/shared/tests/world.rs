@@ -9,7 +9,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::device::{Bind, Call, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
+use crate::device::forward::forward;
+use crate::device::{Call, Device, DeviceError, Range, RangeId};
 use crate::manager::Stream;
 use crate::shared::streams::{Event, Mark, Streams};
 use crate::testing::Checked;
@@ -266,38 +267,15 @@ struct Timed {
 }
 
 impl Device for Timed {
-    fn name(&self) -> &'static str {
-        self.inner.name()
-    }
-
-    fn caps(&self) -> &Caps {
-        self.inner.caps()
-    }
+    forward!(|this| this.inner =>
+        name, caps, unreserve, create, release, map, set_access, add_peer, calls, held_bytes,
+        free_bytes, ready
+    );
 
     fn reserve(&mut self, bytes: u64) -> Result<Range, DeviceError> {
         let range = self.inner.reserve(bytes)?;
         self.ranges.insert(range.id, range);
         Ok(range)
-    }
-
-    fn unreserve(&mut self, range: RangeId) -> Result<(), DeviceError> {
-        self.inner.unreserve(range)
-    }
-
-    fn create(&mut self, bytes: u64) -> Result<HeapId, DeviceError> {
-        self.inner.create(bytes)
-    }
-
-    fn release(&mut self, heap: HeapId) -> Result<(), DeviceError> {
-        self.inner.release(heap)
-    }
-
-    fn map(&mut self, range: RangeId, binds: &[Bind]) -> Result<(), DeviceError> {
-        self.inner.map(range, binds)
-    }
-
-    fn set_access(&mut self, range: RangeId, offset: u64, bytes: u64) -> Result<(), DeviceError> {
-        self.inner.set_access(range, offset, bytes)
     }
 
     fn unmap(&mut self, range: RangeId, offset: u64, bytes: u64) -> Result<(), DeviceError> {
@@ -309,14 +287,6 @@ impl Device for Timed {
         }
         drop(state);
         self.inner.unmap(range, offset, bytes)
-    }
-
-    fn calls(&self) -> Calls {
-        self.inner.calls()
-    }
-
-    fn held_bytes(&self) -> Result<u64, DeviceError> {
-        self.inner.held_bytes()
     }
 
     fn read(&self, _: u64, _: &mut [u8]) -> Result<(), DeviceError> {

@@ -1,0 +1,104 @@
+//! A lane as the depot knows it.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+
+use super::lock;
+use crate::manager::Stream;
+use crate::shared::lane::Key;
+use crate::shared::streams::Event;
+
+const ORPHAN: u8 = 1;
+const AWAY: u8 = 2;
+
+/// A lane as the depot knows it: by whose order its memory goes.
+#[derive(Debug)]
+pub struct Home {
+    pub key: Key,
+    /// `ORPHAN` and `AWAY`.
+    odd: AtomicU8,
+    /// It belongs to a graph's pool that is referenced: what a graph uses keeps its tiles and addresses, so
+    /// nothing is unmapped or given to other lanes.
+    pinned: AtomicBool,
+    /// Its pool is being served for the last time before memory counts as out: heaps are taken for which its
+    /// stream has to wait.
+    pressed: AtomicBool,
+    /// Recorded during the operation that the lane is in, for all it gives back in it.
+    pub(super) mark: Mutex<Option<Event>>,
+}
+
+impl Home {
+    pub fn new(key: Key) -> Home {
+        Home {
+            key,
+            odd: AtomicU8::new(0),
+            pinned: AtomicBool::new(key.is_graph()),
+            pressed: AtomicBool::new(false),
+            mark: Mutex::default(),
+        }
+    }
+
+    pub fn stream(&self) -> Stream {
+        self.key.stream
+    }
+
+    /// Whether a request has to look closer: the lane is an orphan, or away.
+    #[inline]
+    pub fn is_odd(&self) -> bool {
+        self.odd.load(Ordering::Relaxed) != 0
+    }
+
+    /// The stream is no more, and everything it did is done.
+    pub fn is_orphan(&self) -> bool {
+        self.odd.load(Ordering::Relaxed) & ORPHAN != 0
+    }
+
+    pub fn set_orphan(&self, orphan: bool) {
+        self.set(ORPHAN, orphan);
+    }
+
+    /// Its group is evicted, on its way out, or not there yet: no request is served and nothing given to others.
+    pub fn is_away(&self) -> bool {
+        self.odd.load(Ordering::Relaxed) & AWAY != 0
+    }
+
+    pub fn set_away(&self, away: bool) {
+        self.set(AWAY, away);
+    }
+
+    fn set(&self, bit: u8, on: bool) {
+        if on {
+            self.odd.fetch_or(bit, Ordering::Relaxed);
+        } else {
+            self.odd.fetch_and(!bit, Ordering::Relaxed);
+        }
+    }
+
+    pub fn is_pinned(&self) -> bool {
+        self.pinned.load(Ordering::Acquire)
+    }
+
+    pub fn set_pinned(&self, pinned: bool) {
+        self.pinned.store(pinned, Ordering::Release);
+    }
+
+    pub fn set_pressed(&self, pressed: bool) {
+        self.pressed.store(pressed, Ordering::Relaxed);
+    }
+
+    pub fn is_pressed(&self) -> bool {
+        self.pressed.load(Ordering::Relaxed)
+    }
+
+    /// Begins an operation of the lane, whose lock is held: what it gives back from here on is free from
+    /// here on.
+    pub fn begin(&self) {
+        *lock(&self.mark) = None;
+    }
+
+    /// Begins an operation of the lane, whose lock is held, with nothing queued that uses what it gives back:
+    /// `done` has passed.
+    pub fn settle(&self, done: Event) {
+        *lock(&self.mark) = Some(done);
+    }
+}

@@ -1,0 +1,319 @@
+//! Groups: lanes that belong together, and go and come together.
+//!
+//! ```text
+//!               evict, or a request that lacks memory
+//!      resident ─────────────────────────────────────► evicted ──discard──► discarded
+//!       ▲   ▲                                          │     │                  │
+//!       │   └───────────────── restore ────────────────┼─────┼──────────────────┘  contents undefined
+//!       │                                              │ prefetch
+//!       └── restore: streams wait ── arriving ◄────────┘
+//! ```
+//!
+//! This file has what callers see. How a group leaves and comes is in `residency`.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use serde::Serialize;
+
+use super::Shared;
+use super::contents::Hosting;
+use super::depot::lock;
+use super::lane::{Key, Lane, Wait};
+use super::residency::State;
+use crate::error::{Error, Result};
+use crate::manager::{Manager, Stream};
+
+/// The name of a group. Never given to a second one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupId(pub u32);
+
+/// Where the memory of a group is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Residence {
+    /// On the device.
+    Resident,
+    /// On the host, or nowhere if it was discarded.
+    Evicted,
+    /// On the device, its contents on the way.
+    Arriving,
+}
+
+/// The part of a report that belongs to one group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct GroupStats {
+    /// What it was called when it was made.
+    pub name: String,
+    /// Where it is.
+    pub residence: Residence,
+    /// How often it was pinned and not unpinned since.
+    pub pins: u32,
+    /// Requested and not yet freed, bytes, whether resident or not.
+    pub live: u64,
+    /// Physical memory of the device it has, bytes.
+    pub held: u64,
+    /// Its contents on the host, bytes.
+    pub kept: u64,
+    /// How often it was evicted or discarded.
+    pub evictions: u64,
+    /// How often it was restored.
+    pub restores: u64,
+    /// Bytes copied to the host, ever.
+    pub bytes_out: u64,
+    /// Bytes copied back, ever.
+    pub bytes_in: u64,
+}
+
+/// A group.
+pub(super) struct Group {
+    pub id: GroupId,
+    pub name: String,
+    pub pins: AtomicU32,
+    /// The tick of the clock at which it was used last.
+    used: AtomicU64,
+    /// Held while it goes or comes.
+    pub state: Mutex<State>,
+    pub moves: Mutex<Moves>,
+}
+
+/// What a group has done so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Moves {
+    pub evictions: u64,
+    pub restores: u64,
+    pub bytes_out: u64,
+    pub bytes_in: u64,
+}
+
+/// The groups there are.
+#[derive(Default)]
+pub(super) struct Groups {
+    list: RwLock<List>,
+    /// Ticks at each use of a group.
+    clock: AtomicU64,
+}
+
+#[derive(Default)]
+struct List {
+    /// By number.
+    groups: Vec<Arc<Group>>,
+    made: u32,
+}
+
+impl Groups {
+    fn read(&self) -> RwLockReadGuard<'_, List> {
+        self.list.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, List> {
+        self.list.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn get(&self, id: GroupId) -> Result<Arc<Group>> {
+        let list = self.read();
+        let at = list.groups.binary_search_by_key(&id, |group| group.id);
+        at.map(|at| Arc::clone(&list.groups[at])).map_err(|_| Error::UnknownGroup(id.0))
+    }
+
+    /// All of them, the one used longest ago first.
+    pub fn by_use(&self) -> Vec<Arc<Group>> {
+        let mut groups = self.read().groups.clone();
+        groups.sort_by_key(|group| group.used.load(Ordering::Relaxed));
+        groups
+    }
+
+    pub fn touch(&self, group: &Group) {
+        group.used.store(self.clock.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    /// The group of this name; makes it where there is none. It is resident, and nobody has pinned it.
+    ///
+    /// # Errors
+    /// [`Error::NoGroups`] where the device cannot map memory elsewhere, so that nothing could be evicted;
+    /// [`Error::Forked`].
+    pub fn group(&self, name: &str) -> Result<GroupId> {
+        self.process.check()?;
+        if !self.depot.caps().tiling {
+            return Err(Error::NoGroups);
+        }
+        let mut list = self.groups.write();
+        if let Some(group) = list.groups.iter().find(|group| group.name == name) {
+            return Ok(group.id);
+        }
+        let id = GroupId(list.made);
+        if !Key::has_room(id) {
+            return Err(Error::NoGroups);
+        }
+        list.made += 1;
+        let group = Group {
+            id,
+            name: name.into(),
+            pins: AtomicU32::new(0),
+            used: AtomicU64::new(0),
+            state: Mutex::default(),
+            moves: Mutex::default(),
+        };
+        self.groups.touch(&group);
+        list.groups.push(Arc::new(group));
+        Ok(id)
+    }
+
+    /// As [`alloc`](Shared::alloc), of memory that goes and comes with `group`. While a graph's pool is open that serves
+    /// the stream, the memory is the pool's.
+    ///
+    /// # Errors
+    /// As [`alloc`](Shared::alloc); [`Error::UnknownGroup`]; [`Error::Evicted`] while the group is not resident.
+    #[inline]
+    pub fn alloc_for(&self, group: GroupId, bytes: u64, stream: Stream) -> Result<u64> {
+        self.process.check()?;
+        let slot = self.pools.slot_for(stream);
+        let key = if slot == 0 { Key::group(group, stream) } else { Key { slot, stream } };
+        self.alloc_in(key, bytes)
+    }
+
+    /// Copies the contents of a group to the host, gives its physical memory to others and keeps its addresses, at
+    /// which nothing is until it is [restored](Shared::restore). Waits on the host for the work that uses it: on the streams of its requests, on
+    /// those its blocks were [recorded](Shared::record_stream) for, and on those it was restored for. Work queued on
+    /// others, and work that is queued later, must not use it. Does nothing to a group that is evicted.
+    ///
+    /// Blocks may be freed while they are evicted; what is kept of a group goes with the last of them. Returns the
+    /// bytes of physical memory released.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`]; [`Error::Pinned`]; [`Error::Host`] when the host has no room for the contents;
+    /// [`Error::Device`] when a copy or a wait failed, or a stream of its is being captured. The group is resident
+    /// then, as it was. [`Error::Device`] also when the device refused to take memory back: that stays held and is
+    /// tried again, and the group is evicted.
+    pub fn evict(&self, group: GroupId) -> Result<u64> {
+        self.leave(group, true)
+    }
+
+    /// As [`evict`](Shared::evict), without keeping the contents: undefined when the group is restored. What was kept
+    /// of an evicted group is forgotten.
+    ///
+    /// # Errors
+    /// As [`evict`](Shared::evict).
+    pub fn discard(&self, group: GroupId) -> Result<u64> {
+        self.leave(group, false)
+    }
+
+    /// Makes a group resident, at the same addresses and with the contents it had. The streams of its requests, and
+    /// `stream`, wait for the contents; the host does not, where the device copies by itself and what is kept of the group is pinned.
+    /// To a group that is resident this is a sign of use. Returns the bytes copied.
+    ///
+    /// Where memory lacks, everything unused is given back, then groups are evicted, the one used longest ago first.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`]; [`Error::OutOfMemory`] when the group does not fit beside what is pinned, in use or
+    /// in no group; [`Error::Host`], [`Error::Device`]. The group stays evicted, and what is kept of it is kept.
+    pub fn restore(&self, group: GroupId, stream: Option<Stream>) -> Result<u64> {
+        self.process.check()?;
+        let group = self.groups.get(group)?;
+        self.groups.touch(&group);
+        self.come(&group, stream)
+    }
+
+    /// Begins to restore a group: takes the physical memory, and copies the contents while the caller goes on. No
+    /// stream waits for them, and nothing may use them, before [`restore`](Shared::restore). Does nothing to a group
+    /// that is not evicted.
+    ///
+    /// # Errors
+    /// As [`restore`](Shared::restore), which reports what goes wrong later.
+    pub fn prefetch(&self, group: GroupId) -> Result<()> {
+        self.process.check()?;
+        let group = self.groups.get(group)?;
+        self.groups.touch(&group);
+        self.set_out(&group)
+    }
+
+    /// Sees to it that a group is not evicted until it is unpinned as often: neither by request nor for want of
+    /// memory. It need not be resident. Whoever uses a group under a limit pins it, restores it, queues his work,
+    /// and unpins it.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`].
+    pub fn pin(&self, group: GroupId) -> Result<()> {
+        let group = self.groups.get(group)?;
+        group.pins.fetch_add(1, Ordering::SeqCst);
+        self.groups.touch(&group);
+        Ok(())
+    }
+
+    /// Takes one pin away.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`]; [`Error::NotPinned`].
+    pub fn unpin(&self, group: GroupId) -> Result<()> {
+        let group = self.groups.get(group)?;
+        let less = |pins: u32| pins.checked_sub(1);
+        let unpinned = group.pins.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
+        unpinned.map(drop).map_err(|_| Error::NotPinned { group: group.name.clone() })
+    }
+
+    /// Ends a group of which nothing is live. Waits for one who is moving it.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`]; [`Error::GroupInUse`] while blocks of its are live; [`Error::Pinned`].
+    pub fn remove_group(&self, group: GroupId) -> Result<()> {
+        let group = self.groups.get(group)?;
+        let mut state = lock(&group.state);
+        let blocks: usize = self.lanes_of(group.id).map(|lane| lane.lock().blocks.len()).sum();
+        if blocks > 0 {
+            return Err(Error::GroupInUse { group: group.name.clone(), blocks: blocks as u64 });
+        }
+        if group.pins.load(Ordering::SeqCst) > 0 {
+            return Err(Error::Pinned { group: group.name.clone() });
+        }
+        // Nothing is live, so this makes nothing and copies nothing.
+        self.arrive(&group, &mut state)?;
+        for lane in self.lanes_of(group.id) {
+            self.trim_lane(lane, Wait::Host)?;
+            lane.home.set_away(true);
+        }
+        self.groups.write().groups.retain(|other| other.id != group.id);
+        Ok(())
+    }
+
+    /// Says where contents are kept from now on while groups are evicted; what is kept already stays where it is.
+    pub fn set_hosting(&self, hosting: Hosting) {
+        self.store.set_hosting(hosting);
+    }
+
+    /// The groups, in the order in which they were made.
+    pub fn groups(&self) -> Vec<GroupStats> {
+        let groups = self.groups.read().groups.clone();
+        groups.iter().map(|group| self.group_stats(group)).collect()
+    }
+
+    fn group_stats(&self, group: &Group) -> GroupStats {
+        let residence = lock(&group.state).residence();
+        let Moves { evictions, restores, bytes_out, bytes_in } = *lock(&group.moves);
+        let mut stats = GroupStats {
+            name: group.name.clone(),
+            residence,
+            pins: group.pins.load(Ordering::SeqCst),
+            live: 0,
+            held: 0,
+            kept: 0,
+            evictions,
+            restores,
+            bytes_out,
+            bytes_in,
+        };
+        for lane in self.lanes_of(group.id) {
+            let books = lane.lock();
+            let usage = books.pool.usage();
+            stats.live += usage.live - books.pending_bytes;
+            stats.held += usage.held;
+            stats.kept += books.kept.as_ref().map_or(0, |kept| kept.bytes());
+        }
+        stats
+    }
+
+    pub(super) fn lanes_of(&self, group: GroupId) -> impl Iterator<Item = &Lane> {
+        self.lanes.iter().filter(move |lane| lane.key.group_id() == Some(group))
+    }
+}

@@ -1,0 +1,367 @@
+//! How a group leaves the device and comes back.
+//!
+//! ```text
+//!   leave   lanes closed to requests ─ events awaited ─ contents saved │ lanes detached
+//!                                              undone by a failure ────┤ not undone
+//!   come    lanes attached, room made where need be ─ contents queued  │ streams wait ─ lanes open to requests
+//! ```
+//!
+//! The group's lock is held throughout; a lane's only for what changes its books, so that blocks can be freed
+//! while contents travel.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, TryLockError};
+use std::thread::{self, JoinHandle};
+
+use super::Shared;
+use super::contents::Contents;
+use super::depot::lock;
+use super::groups::{Group, GroupId, Residence};
+use super::lane::{Key, Lane, Wait};
+use super::streams::Event;
+use crate::device::{Call, DeviceError};
+use crate::error::{Error, Result};
+use crate::manager::{Manager, Span, Stream};
+
+/// Where a group is.
+pub(super) enum State {
+    Resident {
+        /// On which it was used, beside those of its lanes.
+        users: Vec<Stream>,
+        /// Behind which its contents are there.
+        arrived: Option<Event>,
+    },
+    /// Not on the device; what is kept lies with the lanes.
+    Evicted,
+    /// Its lanes are attached, and still closed to requests.
+    Arriving {
+        cargo: Arc<Mutex<Vec<Cargo>>>,
+        /// Queues it.
+        loading: JoinHandle<Result<Option<Event>>>,
+    },
+}
+
+impl Default for State {
+    fn default() -> State {
+        State::Resident { users: Vec::new(), arrived: None }
+    }
+}
+
+impl State {
+    pub fn residence(&self) -> Residence {
+        match self {
+            State::Resident { .. } => Residence::Resident,
+            State::Evicted => Residence::Evicted,
+            State::Arriving { .. } => Residence::Arriving,
+        }
+    }
+}
+
+/// Contents on their way back to a lane.
+pub(super) struct Cargo {
+    key: Key,
+    contents: Option<Contents>,
+    spans: Vec<Span>,
+}
+
+impl Cargo {
+    fn bytes(&self) -> u64 {
+        if self.contents.is_some() { self.spans.iter().map(|span| span.bytes).sum() } else { 0 }
+    }
+}
+
+/// Queues what is kept. The event, if there is one, stands behind all of it.
+fn load(cargo: &mut [Cargo]) -> Result<Option<Event>> {
+    let mut last = None;
+    for Cargo { contents, spans, .. } in cargo {
+        if let Some(contents) = contents
+            && let Some(event) = contents.load(spans)?
+        {
+            last = Some(event);
+        }
+    }
+    Ok(last)
+}
+
+impl Shared {
+    /// Evicts a group, or discards it.
+    pub(super) fn leave(&self, group: GroupId, keep: bool) -> Result<u64> {
+        self.process.check()?;
+        let group = self.groups.get(group)?;
+        let mut state = lock(&group.state);
+        if matches!(*state, State::Evicted) {
+            if !keep {
+                self.lanes_of(group.id).for_each(|lane| lane.lock().kept = None);
+            }
+            return Ok(0);
+        }
+        if group.pins.load(Ordering::SeqCst) > 0 {
+            return Err(Error::Pinned { group: group.name.clone() });
+        }
+        self.arrive(&group, &mut state)?;
+        self.go(&group, &mut state, keep)
+    }
+
+    /// Takes a resident group off the device.
+    fn go(&self, group: &Group, state: &mut State, keep: bool) -> Result<u64> {
+        let State::Resident { users, .. } = state else { return Ok(0) };
+        let lanes: Vec<&Lane> = self.lanes_of(group.id).collect();
+        let saved = self.save(&lanes, users, keep);
+        let saved = saved.inspect_err(|_| lanes.iter().for_each(|lane| lane.home.set_away(false)))?;
+        let mut released = 0;
+        let mut outcome = Ok(());
+        let mut bytes_out = 0;
+        for (lane, contents) in lanes.into_iter().zip(saved) {
+            let mut books = lane.lock();
+            bytes_out += contents.as_ref().map_or(0, Contents::bytes);
+            books.keep(contents);
+            lane.home.settle(self.depot.done());
+            match books.pool.detach() {
+                Ok(bytes) => released += bytes,
+                Err(error) => outcome = outcome.and(Err(error)),
+            }
+        }
+        *state = State::Evicted;
+        let mut moves = lock(&group.moves);
+        moves.evictions += 1;
+        moves.bytes_out += bytes_out;
+        tracing::debug!(group = group.name, released, bytes_out, "a group was evicted");
+        outcome.map(|()| released)
+    }
+
+    /// Closes lanes to requests, waits for what uses them, and copies their contents to the host.
+    fn save(&self, lanes: &[&Lane], users: &[Stream], keep: bool) -> Result<Vec<Option<Contents>>> {
+        let mut awaited = Vec::new();
+        let mut spans = Vec::new();
+        for &user in users {
+            awaited.push(self.depot.record(user).ok_or_else(no_event)?);
+        }
+        for lane in lanes {
+            let mut books = lane.lock();
+            if !self.depot.may_give(&lane.home) {
+                return Err(no_event());
+            }
+            self.absorb(lane, &mut books, false)?;
+            lane.home.begin();
+            awaited.push(self.depot.mark(&lane.home).ok_or_else(no_event)?);
+            awaited.extend(books.awaited(&self.depot));
+            for user in books.blocks.users() {
+                awaited.push(self.depot.record(user).ok_or_else(no_event)?);
+            }
+            lane.home.set_away(true);
+            spans.push(books.pool.spans());
+        }
+        for event in awaited.iter().filter(|event| !event.passed()) {
+            event.synchronize()?;
+        }
+        spans.iter().map(|spans| keep.then(|| self.store.save(spans)).transpose()).collect()
+    }
+
+    /// Makes a group resident, and has the streams wait that need it. Returns the bytes copied.
+    pub(super) fn come(&self, group: &Group, stream: Option<Stream>) -> Result<u64> {
+        let mut state = lock(&group.state);
+        let bytes = self.arrive(group, &mut state)?;
+        if let (State::Resident { users, arrived }, Some(stream)) = (&mut *state, stream) {
+            match arrived.as_ref().filter(|event| !event.passed()) {
+                Some(event) => event.wait(stream)?,
+                None => *arrived = None,
+            }
+            if !users.contains(&stream) {
+                users.push(stream);
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Begins to make a group resident.
+    pub(super) fn set_out(&self, group: &Group) -> Result<()> {
+        let mut state = lock(&group.state);
+        if !matches!(*state, State::Evicted) {
+            return Ok(());
+        }
+        let cargo = Arc::new(Mutex::new(self.attach(group)?));
+        let theirs = Arc::clone(&cargo);
+        let loading =
+            thread::Builder::new().name("tilework-prefetch".into()).spawn(move || load(&mut lock(&theirs)));
+        match loading {
+            Ok(loading) => *state = State::Arriving { cargo, loading },
+            Err(error) => {
+                tracing::warn!(%error, "no thread to prefetch with: the caller waits");
+                let mut cargo = std::mem::take(&mut *lock(&cargo));
+                let loaded = load(&mut cargo);
+                self.open(group, &mut state, cargo, loaded)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a group resident that may not be. Returns the bytes copied.
+    pub(super) fn arrive(&self, group: &Group, state: &mut State) -> Result<u64> {
+        let (cargo, loaded) = match std::mem::replace(state, State::Evicted) {
+            resident @ State::Resident { .. } => {
+                *state = resident;
+                return Ok(0);
+            }
+            State::Evicted => {
+                let mut cargo = self.attach(group)?;
+                let loaded = load(&mut cargo);
+                (cargo, loaded)
+            }
+            State::Arriving { cargo, loading } => {
+                let reason = "the thread that copied contents back panicked".to_owned();
+                let panicked = Error::Device(DeviceError::Failed { call: Call::Write, reason });
+                let loaded = loading.join().unwrap_or(Err(panicked));
+                let cargo = std::mem::take(&mut *lock(&cargo));
+                (cargo, loaded)
+            }
+        };
+        self.open(group, state, cargo, loaded)
+    }
+
+    /// Opens the lanes of a group to requests once their contents are queued, or sends it back.
+    fn open(
+        &self,
+        group: &Group,
+        state: &mut State,
+        cargo: Vec<Cargo>,
+        loaded: Result<Option<Event>>,
+    ) -> Result<u64> {
+        let arrived = loaded.and_then(|event| {
+            self.have_lanes_wait(&cargo, event.as_ref())?;
+            Ok(event)
+        });
+        let arrived = match arrived {
+            Ok(arrived) => arrived,
+            Err(error) => {
+                self.turn_back(cargo);
+                return Err(error);
+            }
+        };
+        let bytes = cargo.iter().map(Cargo::bytes).sum();
+        // What nothing is live of has no cargo, but may be closed.
+        self.lanes_of(group.id).for_each(|lane| lane.home.set_away(false));
+        *state = State::Resident { users: Vec::new(), arrived };
+        let mut moves = lock(&group.moves);
+        moves.restores += 1;
+        moves.bytes_in += bytes;
+        tracing::debug!(group = group.name, bytes, "a group was restored");
+        Ok(bytes)
+    }
+
+    fn have_lanes_wait(&self, cargo: &[Cargo], event: Option<&Event>) -> Result<()> {
+        let Some(event) = event else { return Ok(()) };
+        for lane in cargo.iter().filter_map(|cargo| self.lanes.get(cargo.key)) {
+            if event.passed() {
+                return Ok(());
+            }
+            if !self.depot.can_queue(&lane.home) || event.wait(lane.key.stream).is_err() {
+                event.synchronize()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Attaches the lanes of an evicted group, all or none, making room where need be.
+    fn attach(&self, group: &Group) -> Result<Vec<Cargo>> {
+        let mut cargo = Vec::new();
+        for lane in self.lanes_of(group.id) {
+            match self.attach_lane(group, lane) {
+                Ok(None) => {}
+                Ok(Some(spans)) => {
+                    let contents = lane.lock().kept.take();
+                    cargo.push(Cargo { key: lane.key, contents, spans });
+                }
+                Err(error) => {
+                    self.turn_back(cargo);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(cargo)
+    }
+
+    /// What is in use of the lane, `None` where its heaps were not gone.
+    fn attach_lane(&self, group: &Group, lane: &Lane) -> Result<Option<Vec<Span>>> {
+        let mut tried = 0;
+        loop {
+            let mut books = lane.lock();
+            if !books.pool.is_absent() {
+                return Ok(None);
+            }
+            lane.home.settle(self.depot.done());
+            let lacks = match books.pool.attach() {
+                Ok(_) => return Ok(Some(books.pool.spans())),
+                Err(Error::OutOfMemory { request, .. }) => request,
+                Err(error) => return Err(error),
+            };
+            drop(books);
+            let relieved = match tried {
+                0 => {
+                    self.take_from_others(lane, lacks, Wait::Nobody);
+                    true
+                }
+                1 => {
+                    let _logged = self.trim().inspect_err(|error| {
+                        tracing::warn!(%error, "not everything unused could be given back");
+                    });
+                    true
+                }
+                _ => self.evict_one(Some(group.id)),
+            };
+            if !relieved {
+                return Err(self.depot.out_of_memory(lacks, self.live.now()));
+            }
+            tried += 1;
+        }
+    }
+
+    /// Detaches lanes again whose contents are kept.
+    fn turn_back(&self, cargo: Vec<Cargo>) {
+        for Cargo { key, contents, .. } in cargo {
+            let Some(lane) = self.lanes.get(key) else { continue };
+            // What is queued goes to addresses that are about to have nothing behind them.
+            let contents = contents.map(Contents::settled);
+            let mut books = lane.lock();
+            books.keep(contents);
+            lane.home.settle(self.depot.done());
+            if let Err(error) = books.pool.detach() {
+                tracing::warn!(%error, "device memory could not be given back: it stays held and is tried again");
+            }
+        }
+    }
+
+    /// Evicts the group used longest ago that can be. False when there was none.
+    pub(super) fn evict_one(&self, except: Option<GroupId>) -> bool {
+        self.groups.by_use().into_iter().filter(|group| Some(group.id) != except).any(|group| {
+            let mut state = match group.state.try_lock() {
+                Ok(state) => state,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => return false,
+            };
+            let is_pinned = group.pins.load(Ordering::SeqCst) > 0;
+            let held = || self.lanes_of(group.id).map(|lane| lane.lock().pool.usage().held).sum::<u64>();
+            if is_pinned || !matches!(*state, State::Resident { .. }) || held() == 0 {
+                return false;
+            }
+            let gone = self.go(&group, &mut state, true);
+            gone.inspect_err(
+                |error| tracing::warn!(%error, group = group.name, "a group could not be evicted"),
+            )
+            .is_ok()
+        })
+    }
+
+    /// Strikes out a stream that is no more and has done all it was to do.
+    pub(super) fn forget_user(&self, stream: Stream) {
+        for group in self.groups.by_use() {
+            if let State::Resident { users, .. } = &mut *lock(&group.state) {
+                users.retain(|&user| user != stream);
+            }
+        }
+    }
+}
+
+fn no_event() -> Error {
+    let reason = "a stream that uses the group is being captured, or takes no event".to_owned();
+    Error::Device(DeviceError::Failed { call: Call::Order, reason })
+}

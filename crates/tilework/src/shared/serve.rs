@@ -1,0 +1,137 @@
+//! Where memory comes from for a request that no free run of its lane is long enough for.
+//!
+//! In this order: what the lane gets back, what is pending, its stream waiting, what idle lanes do not use, new
+//! memory; then what busy lanes do not use, its stream waiting; then everything unused anywhere, the host waiting; then
+//! one group after the other, evicted.
+
+use std::sync::MutexGuard;
+use std::sync::atomic::Ordering;
+
+use super::Shared;
+use super::lane::{Books, Lane, Wait};
+use crate::error::{Error, Result};
+use crate::manager::{Block, Manager, Served};
+
+impl Shared {
+    /// Serves a request that no free run of the lane is long enough for.
+    #[cold]
+    pub(super) fn alloc_slow<'a>(
+        &'a self,
+        lane: &'a Lane,
+        mut books: MutexGuard<'a, Books>,
+        bytes: u64,
+    ) -> Result<u64> {
+        let mut served = self.serve(lane, &mut books, bytes);
+        let mut waits = [Wait::Stream, Wait::Host].into_iter();
+        while matches!(served, Err(Error::OutOfMemory { .. })) {
+            // Nobody may wait for a lane while he has one. Nothing was placed, so nothing can be lost.
+            drop(books);
+            let relieved = match waits.next() {
+                Some(wait) => {
+                    self.retries.fetch_add(1, Ordering::Relaxed);
+                    self.relieve(lane, bytes, wait);
+                    true
+                }
+                None => self.evict_one(lane.key.group_id()),
+            };
+            books = lane.lock();
+            if !relieved {
+                break;
+            }
+            if lane.home.is_odd() {
+                self.look_closer(lane)?;
+            }
+            lane.home.begin();
+            lane.home.set_pressed(true);
+            served = books.pool.alloc(bytes, lane.key.stream);
+            lane.home.set_pressed(false);
+        }
+        match served {
+            Ok(block) => {
+                self.hand_out(&mut books, block, lane.key.stream);
+                Ok(block.address)
+            }
+            Err(Error::OutOfMemory { request, .. }) => {
+                self.ooms.fetch_add(1, Ordering::Relaxed);
+                Err(self.depot.out_of_memory(request, self.live.now()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Serves a request from what the lane has, from what it gets back, from what others have to spare, and
+    /// from new memory, in this order.
+    fn serve(&self, lane: &Lane, books: &mut Books, bytes: u64) -> Result<Block> {
+        lane.home.begin();
+        self.absorb(lane, books, false)?;
+        let mut lacks = match books.pool.serve(bytes)? {
+            Served::Block(block) => return Ok(block),
+            Served::Lacks(lacks) => lacks,
+        };
+        if books.pending_bytes >= lacks {
+            self.absorb(lane, books, true)?;
+            lacks = match books.pool.serve(bytes)? {
+                Served::Block(block) => return Ok(block),
+                Served::Lacks(lacks) => lacks,
+            };
+        }
+        // What others took of this lane it replaces by new memory. Took it theirs in turn, streams that work by
+        // turns would hand the same heaps to and fro at every step, by the device.
+        let replaced = lacks.min(books.given_up);
+        self.take_from_others(lane, lacks - replaced, Wait::Nobody);
+        let block = books.pool.alloc(bytes, lane.key.stream)?;
+        books.given_up -= replaced;
+        Ok(block)
+    }
+
+    pub(super) fn absorb(&self, lane: &Lane, books: &mut Books, queue: bool) -> Result<()> {
+        books.absorb(&self.depot, &lane.home, queue)
+    }
+
+    /// Has other lanes give heaps up that they do not use, of `lacks` bytes together at most. With
+    /// [`Wait::Nobody`] only those whose streams have nothing to do. A lane that somebody is in is left alone.
+    pub(super) fn take_from_others(&self, lane: &Lane, lacks: u64, wait: Wait) {
+        let caps = self.depot.caps();
+        if !caps.tiling {
+            return;
+        }
+        let mut found = 0;
+        for other in self.lanes.iter().filter(|other| other.key != lane.key) {
+            if found >= lacks {
+                return;
+            }
+            let Some(mut books) = other.try_lock() else { continue };
+            // The driver is asked last: it costs a call, and a stream that has nothing may be no more.
+            if books.pool.free_bytes() < caps.tile_bytes || !self.depot.may_give(&other.home) {
+                continue;
+            }
+            other.home.begin();
+            let event = self.depot.mark(&other.home);
+            if wait == Wait::Nobody && !event.is_some_and(|event| event.passed()) {
+                continue;
+            }
+            match books.pool.give_up(lacks - found) {
+                Ok(bytes) => {
+                    books.given_up += bytes;
+                    found += bytes;
+                }
+                Err(error) => tracing::warn!(%error, "a stream could not give its memory up"),
+            }
+        }
+    }
+
+    /// Makes room for a request of `bytes` on a lane: memory that its stream has to wait for, or, with
+    /// [`Wait::Host`], all there is. The caller has no lane.
+    fn relieve(&self, lane: &Lane, bytes: u64, wait: Wait) {
+        let mut outcome = Ok(());
+        if wait == Wait::Host {
+            outcome = self.trim().map(drop);
+        } else {
+            outcome = outcome.and(self.absorb(lane, &mut lane.lock(), true));
+            self.take_from_others(lane, bytes, Wait::Stream);
+        }
+        if let Err(error) = outcome {
+            tracing::warn!(%error, "not everything unused could be given back");
+        }
+    }
+}
