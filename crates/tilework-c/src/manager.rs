@@ -361,10 +361,7 @@ pub unsafe extern "C" fn tilework_trim(manager: *mut TileworkManager, released: 
 /// Sets the most physical memory that may be held, bytes; 0 for no limit. What is held above it stays.
 #[unsafe(no_mangle)]
 pub extern "C" fn tilework_set_limit(manager: *mut TileworkManager, limit_bytes: u64) -> TileworkStatus {
-    with(manager, |shared| {
-        shared.set_limit((limit_bytes > 0).then_some(limit_bytes));
-        Ok(())
-    })
+    with(manager, |shared| Ok(shared.set_limit((limit_bytes > 0).then_some(limit_bytes))?))
 }
 
 /// Lets kernels of the GPU with the ordinal `peer` use the manager's memory, what is allocated and what will be. Where

@@ -43,7 +43,7 @@ pub fn shared(device: &str, settings: &Settings) -> Result<Shared> {
     check(settings)?;
     let (device, streams) = open(device)?;
     let shared = Shared::new(device, streams, &settings.options)?;
-    shared.set_limit(settings.limit);
+    shared.set_limit(settings.limit)?;
     Ok(shared)
 }
 

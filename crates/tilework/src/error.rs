@@ -94,6 +94,16 @@ pub enum Error {
         /// Blocks that are live.
         blocks: u64,
     },
+    /// A limit that could not be kept.
+    #[error(
+        "a limit of {limit} bytes is less than the {pinned} bytes of groups that are pinned: unpin some first"
+    )]
+    LimitBelowPinned {
+        /// Bytes asked for.
+        limit: u64,
+        /// Bytes that pinned groups hold.
+        pinned: u64,
+    },
     /// The device keeps memory at one address, so that no group could be evicted; or all names of groups are used up.
     #[error("no groups on this device: it cannot map memory, or there have been too many groups")]
     NoGroups,

@@ -22,7 +22,8 @@ fn weather(seed: u64) -> Weather {
 }
 
 fn blow(front: &Shared, weather: Weather) -> Storm {
-    let told = storm(front, &STREAMS, weather);
+    let told = storm(front, "group", &STREAMS, weather);
+    front.check_invariants();
     front.trim().unwrap();
     assert_eq!(front.usage().held, 0, "nothing is live, so nothing is held");
     assert!(told.checks > 200 && told.evictions > 200 && told.restores > 200, "{told:?}");
@@ -59,7 +60,7 @@ fn blow_with_faults(seed: u64, plan: Plan) {
     let options = Options { heap_bytes: 4 * MIB, ..Options::default() };
     let front = Shared::new(Box::new(device), Box::new(InOrder), &options).unwrap();
     faults.set(plan);
-    let told = storm(&front, &STREAMS, Weather { operations: 1500, ..weather(seed) });
+    let told = storm(&front, "group", &STREAMS, Weather { operations: 1500, ..weather(seed) });
     assert!(faults.failed() > 0 && told.failed + told.refused > 0, "nothing failed: {told:?}");
     faults.clear();
     front.trim().unwrap();
@@ -90,4 +91,19 @@ fn nothing_is_lost_where_giving_back_fails() {
 fn nothing_is_lost_where_copies_fail() {
     blow_with_faults(6, Plan::every(41).of(Call::Read));
     blow_with_faults(7, Plan::every(41).of(Call::Write));
+}
+
+#[test]
+fn threads_evict_what_others_do_not_use() {
+    let front = front();
+    std::thread::scope(|scope| {
+        for (seed, name) in (11..).zip(["a", "b", "c", "d"]) {
+            let front = &front;
+            let weather = Weather { groups: 10, operations: 1500, ..weather(seed) };
+            scope.spawn(move || storm(front, name, &[Stream(seed), Stream(seed + 10)], weather));
+        }
+    });
+    front.check_invariants();
+    front.trim().unwrap();
+    assert_eq!((front.usage().live, front.usage().held), (0, 0));
 }

@@ -18,7 +18,7 @@ fn front(limit: Option<u64>) -> Shared {
     let device = device::open("host").unwrap();
     let options = Options { heap_bytes: 4 * MIB, heap_age: 1, mapping_age: 1, ..Options::default() };
     let front = Shared::new(device, Box::new(InOrder), &options).unwrap();
-    front.set_limit(limit);
+    front.set_limit(limit).unwrap();
     front
 }
 
@@ -118,7 +118,7 @@ fn threads_and_streams_never_share_memory() {
                 }
                 match random() % 6 {
                     0 => drop(front.trim().unwrap()),
-                    1 => front.set_limit(Some((128 + random() % 128) * MIB)),
+                    1 => front.set_limit(Some((128 + random() % 128) * MIB)).unwrap(),
                     2 => {
                         let pool = PoolId(round, 0);
                         let of = Stream(random() % 4);
@@ -149,7 +149,7 @@ fn threads_and_streams_never_share_memory() {
     let stats = front.stats();
     assert_eq!((stats.usage.live, stats.blocks, stats.allocations), (0, 0, stats.frees));
     front.trim().unwrap();
-    assert_eq!(front.usage().held, 0);
+    assert_eq!(front.usage().held, 0, "{:?}", front.stats());
 }
 
 #[test]

@@ -201,8 +201,8 @@ impl Gpu {
             return Err(Failure::argument("the fraction of memory must be from 0 to 1"));
         }
         let part = self.total_bytes.filter(|_| fraction < 1.0).map(|total| (total as f64 * fraction) as u64);
+        self.shared.set_limit(part.into_iter().chain(self.limit).min())?;
         self.books().fraction = fraction;
-        self.shared.set_limit(part.into_iter().chain(self.limit).min());
         Ok(())
     }
 

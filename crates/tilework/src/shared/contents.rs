@@ -109,7 +109,7 @@ impl Store {
     pub fn save(self: &Arc<Store>, spans: &[Span]) -> Result<Contents> {
         let Hosting { pinned_bytes, directory } = lock(&self.hosting).clone();
         let mut contents = Contents { store: Arc::clone(self), parts: Vec::new(), file: None };
-        if !self.depot.caps().memory {
+        if !self.depot.has_contents() {
             return Ok(contents);
         }
         if let Some(directory) = directory {

@@ -149,6 +149,11 @@ impl Depot {
         &*self.streams
     }
 
+    /// Whether what is in memory can be copied at all.
+    pub fn has_contents(&self) -> bool {
+        self.caps.memory || self.streams.transfers().is_some()
+    }
+
     /// A buffer of host memory that the device copies to and from.
     pub fn staging(self: &Arc<Self>, bytes: usize) -> Result<Box<dyn Staging>, DeviceError> {
         match self.streams.transfers() {

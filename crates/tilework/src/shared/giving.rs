@@ -96,6 +96,11 @@ impl Shared {
 
     /// Waits for the graphs of pools that nobody refers to any more, and makes their lanes like others.
     fn retire_pools(&self) -> Result<()> {
+        let lanes_of = |slot| self.lanes.iter().filter(move |lane| lane.key.slot == slot);
+        self.pools.recall(
+            |slot| lanes_of(slot).any(|lane| lane.home.is_pinned()),
+            |slot| lanes_of(slot).any(|lane| lane.lock().pool.usage().held > 0),
+        );
         let slots = self.pools.retired();
         let capturing = |lane: &Lane| self.depot.is_capturing(&lane.home);
         // While a stream is being captured the device may not be waited for; with a pool open one that no lane

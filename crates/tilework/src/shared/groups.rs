@@ -253,6 +253,15 @@ impl Shared {
         unpinned.map(drop).map_err(|_| Error::NotPinned { group: group.name.clone() })
     }
 
+    /// Where a group is. Waits for one who is moving it.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`].
+    pub fn residence(&self, group: GroupId) -> Result<Residence> {
+        let group = self.groups.get(group)?;
+        Ok(lock(&group.state).residence())
+    }
+
     /// Ends a group of which nothing is live. Waits for one who is moving it.
     ///
     /// # Errors
@@ -311,6 +320,13 @@ impl Shared {
             stats.kept += books.kept.as_ref().map_or(0, |kept| kept.bytes());
         }
         stats
+    }
+
+    /// What groups hold that are pinned, bytes.
+    pub(super) fn pinned_bytes(&self) -> u64 {
+        let groups = self.groups.by_use();
+        let pinned = groups.iter().filter(|group| group.pins.load(Ordering::SeqCst) > 0);
+        pinned.flat_map(|group| self.lanes_of(group.id)).map(|lane| lane.lock().pool.usage().held).sum()
     }
 
     pub(super) fn lanes_of(&self, group: GroupId) -> impl Iterator<Item = &Lane> {

@@ -23,7 +23,7 @@
 //!
 //! * A *group* has lanes of its own, too, and can be absent: see [`Shared::evict`].
 //!
-//! Locks are taken in this order: pools, a group, a lane, the depot. Who has a group or a lane and wants another only
+//! Locks are taken in this order: a group, pools, a lane, the depot. Who has a group or a lane and wants another only
 //! tries.
 
 mod blocks;
@@ -346,9 +346,19 @@ impl Shared {
     }
 
     /// Limits what is held from now on, bytes; `None` lifts the limit. What is held beyond it stays until it
-    /// is unused and memory lacks, or until [`trim`](Shared::trim).
-    pub fn set_limit(&self, bytes: Option<u64>) {
-        self.depot.set_limit(bytes);
+    /// is unused, or its group can be evicted, and memory lacks, or until [`trim`](Shared::trim).
+    ///
+    /// # Errors
+    /// [`Error::LimitBelowPinned`] when groups that are pinned hold more: the limit stays as it was.
+    pub fn set_limit(&self, bytes: Option<u64>) -> Result<()> {
+        let pinned = self.pinned_bytes();
+        match bytes {
+            Some(limit) if limit < pinned => Err(Error::LimitBelowPinned { limit, pinned }),
+            _ => {
+                self.depot.set_limit(bytes);
+                Ok(())
+            }
+        }
     }
 
     /// Lets kernels of the device numbered `peer`, as the driver counts, use the memory of all blocks, of those to

@@ -123,6 +123,20 @@ impl Pools {
         self.open.load(Ordering::Relaxed) != 0
     }
 
+    /// Retires slots again that a late request has come to: one that chose the pool while it was open, and was served
+    /// once it was gone. In a slot whose graph is through it finds or makes a lane that `is_pinned`; in one to be
+    /// used again, where all are, one that `has_memory`.
+    pub fn recall(&self, is_pinned: impl Fn(u32) -> bool, has_memory: impl Fn(u32) -> bool) {
+        let state = self.read();
+        if state.draining.is_empty() && state.free.is_empty() {
+            return;
+        }
+        drop(state);
+        let State { draining, free, retired, .. } = &mut *self.write();
+        retired.extend(draining.extract_if(.., |slot| is_pinned(*slot)));
+        retired.extend(free.extract_if(.., |slot| has_memory(*slot)));
+    }
+
     /// The slots that are retired at present.
     pub fn retired(&self) -> Vec<u32> {
         self.read().retired.clone()

@@ -13,6 +13,7 @@ use crate::device::forward::forward;
 use crate::device::{Call, Device, DeviceError, Range, RangeId};
 use crate::manager::Stream;
 use crate::shared::streams::{Event, Mark, Streams};
+use crate::shared::transfers::{Staging, Transfers};
 use crate::testing::Checked;
 use crate::testing::checked::{Extent, Witness};
 
@@ -40,7 +41,11 @@ struct State {
     host_waits: usize,
     recorded: usize,
     asked: usize,
+    witness: Option<Witness>,
 }
+
+/// The stream that stands for the device's own queue of copies.
+pub const BUS: Stream = Stream(0xb5);
 
 struct Use {
     stream: u64,
@@ -117,6 +122,7 @@ impl World {
     /// `device`, watched.
     pub fn device(&self, device: Box<dyn Device>) -> (Box<dyn Device>, Witness) {
         let (inner, witness) = Checked::over(device);
+        self.state().witness = Some(witness.clone());
         (Box::new(Timed { inner, world: self.clone(), ranges: BTreeMap::new() }), witness)
     }
 
@@ -185,6 +191,13 @@ impl World {
         self.state().asked
     }
 
+    /// Whether all that was queued on `stream` is over.
+    pub fn is_idle(&self, stream: Stream) -> bool {
+        let state = &mut *self.state();
+        let clock = state.clock(stream.0);
+        state.is_over(&clock)
+    }
+
     /// How many events were recorded.
     pub fn recorded(&self) -> usize {
         self.state().recorded
@@ -216,6 +229,61 @@ impl Streams for Scripted {
         state.finish(&all);
         join(&mut state.host, &all);
         Ok(())
+    }
+
+    fn transfers(&self) -> Option<&dyn Transfers> {
+        Some(self)
+    }
+}
+
+impl Transfers for Scripted {
+    fn staging(&self, bytes: usize) -> Result<Box<dyn Staging>, DeviceError> {
+        Ok(Box::new(Buffer { world: self.0.clone(), contents: vec![0; bytes] }))
+    }
+}
+
+/// A buffer through which nothing really travels; what its copies use, and when, is all there is to it.
+struct Buffer {
+    world: World,
+    contents: Vec<u8>,
+}
+
+impl std::fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "a buffer of {} bytes", self.contents.len())
+    }
+}
+
+impl Buffer {
+    /// One queue for both directions, on which nothing else is ordered.
+    fn copy(&mut self, address: u64, bytes: usize) {
+        let witness = self.world.state().witness.clone().expect("a device");
+        self.world.launch(BUS, address, bytes as u64, &witness);
+    }
+}
+
+impl Staging for Buffer {
+    fn bytes(&self) -> usize {
+        self.contents.len()
+    }
+
+    fn download(&mut self, _: usize, address: u64, bytes: usize) -> Result<(), DeviceError> {
+        self.copy(address, bytes);
+        Ok(())
+    }
+
+    fn upload(&mut self, _: usize, address: u64, bytes: usize) -> Result<(), DeviceError> {
+        self.copy(address, bytes);
+        Ok(())
+    }
+
+    fn mark(&mut self) -> Result<Event, DeviceError> {
+        Scripted(self.world.clone()).record(BUS)
+    }
+
+    fn contents(&mut self) -> Result<&mut [u8], DeviceError> {
+        self.mark()?.synchronize()?;
+        Ok(&mut self.contents)
     }
 }
 

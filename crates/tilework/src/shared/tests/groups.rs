@@ -1,0 +1,283 @@
+use super::super::{GroupId, Hosting, Residence};
+use super::world::BUS;
+use super::*;
+
+/// Contents stay in buffers, so that the host has nothing to copy.
+fn rig() -> Rig {
+    let rig = Rig::new();
+    rig.front.set_hosting(Hosting { pinned_bytes: 1 << 40, directory: None });
+    rig
+}
+
+impl Rig {
+    fn group(&self, name: &str) -> GroupId {
+        self.front.group(name).unwrap()
+    }
+
+    /// A block of a group's whose first use is queued.
+    fn used_for(&mut self, group: GroupId, bytes: u64, stream: Stream) -> u64 {
+        let address = self.front.alloc_for(group, bytes, stream).unwrap();
+        self.enter(address, bytes, stream);
+        self.launch(stream, address);
+        address
+    }
+
+    /// What is behind blocks of these will not stay.
+    fn left_out(&mut self, blocks: &[u64]) {
+        blocks.iter().for_each(|block| drop(self.live.remove(block)));
+    }
+
+    /// What is behind a block is not what was there before: looked up anew.
+    fn moved(&mut self, address: u64) {
+        let (bytes, stream, _) = self.live[&address];
+        self.live.remove(&address);
+        self.enter(address, bytes, stream);
+    }
+
+    fn residence(&self, group: GroupId) -> Residence {
+        self.front.groups()[group.0 as usize].residence
+    }
+}
+
+#[test]
+fn an_evicted_group_holds_nothing_and_comes_back_to_its_addresses() {
+    let mut rig = rig();
+    let group = rig.group("unet");
+    let blocks = [3 * MIB, 5 * MIB, 700].map(|bytes| rig.used_for(group, bytes, A));
+    let held = rig.front.usage().held;
+    assert_eq!(rig.front.evict(group), Ok(held));
+    rig.front.check_invariants();
+    assert_eq!(
+        (rig.residence(group), rig.front.trim(), rig.front.usage().held),
+        (Residence::Evicted, Ok(held), 0)
+    );
+    assert!(
+        blocks.iter().all(|&block| rig.witness.resolve(block, 1).is_err()),
+        "nothing is behind the addresses"
+    );
+    assert_eq!(rig.front.usage().live, 8 * MIB + 700);
+    assert!(rig.front.restore(group, None).unwrap() >= 8 * MIB + 700);
+    for block in blocks {
+        rig.moved(block);
+        rig.launch(A, block);
+    }
+    assert_eq!(rig.front.usage().held, held);
+    rig.check();
+}
+
+#[test]
+fn an_eviction_waits_for_the_work_of_its_group_only() {
+    let mut rig = rig();
+    let group = rig.group("unet");
+    rig.used_for(group, TILE, A);
+    let other = rig.used(TILE, B);
+    rig.front.evict(group).unwrap();
+    assert!(rig.world.is_idle(A) && !rig.world.is_idle(B));
+    rig.launch(B, other);
+}
+
+#[test]
+fn an_eviction_waits_for_streams_that_blocks_were_recorded_for() {
+    let mut rig = rig();
+    let group = rig.group("unet");
+    let [block, freed] = [TILE, TILE].map(|bytes| rig.used_for(group, bytes, A));
+    for (block, stream) in [(block, B), (freed, C)] {
+        rig.world.order(stream, A);
+        rig.front.record_stream(block, stream).unwrap();
+        rig.launch(stream, block);
+    }
+    rig.free(freed);
+    rig.front.evict(group).unwrap();
+    assert!(rig.world.is_idle(B) && rig.world.is_idle(C));
+}
+
+#[test]
+fn an_eviction_waits_for_streams_that_the_group_was_restored_for() {
+    let mut rig = rig();
+    let group = rig.group("unet");
+    let block = rig.used_for(group, TILE, A);
+    rig.front.restore(group, Some(B)).unwrap();
+    rig.world.order(B, A);
+    rig.launch(B, block);
+    rig.front.evict(group).unwrap();
+    assert!(rig.world.is_idle(B));
+    rig.front.restore(group, Some(C)).unwrap();
+    rig.moved(block);
+    rig.launch(C, block);
+    rig.world.run(C);
+    rig.front.forget_stream(C).unwrap();
+    rig.world.destroy(C);
+    rig.front.evict(group).unwrap();
+}
+
+#[test]
+fn streams_wait_for_contents_and_the_host_does_not() {
+    let mut rig = rig();
+    let group = rig.group("unet");
+    let block = rig.used_for(group, 40 * MIB, A);
+    rig.front.evict(group).unwrap();
+    rig.world.waits();
+    let waited = rig.world.host_waits();
+    rig.front.restore(group, Some(B)).unwrap();
+    assert_eq!(rig.world.host_waits(), waited);
+    assert_eq!(rig.world.waits(), [(A.0, BUS.0), (B.0, BUS.0)]);
+    rig.moved(block);
+    rig.launch(A, block);
+    // A further stream, later.
+    rig.front.restore(group, Some(C)).unwrap();
+    assert_eq!(rig.world.waits(), [(C.0, BUS.0)]);
+}
+
+#[test]
+fn what_is_prefetched_is_used_once_it_is_restored() {
+    let mut rig = rig();
+    let group = rig.group("unet");
+    let block = rig.used_for(group, 40 * MIB, A);
+    rig.front.evict(group).unwrap();
+    rig.world.waits();
+    rig.front.prefetch(group).unwrap();
+    rig.front.prefetch(group).unwrap();
+    assert_eq!(rig.residence(group), Residence::Arriving);
+    assert!(rig.front.usage().held >= 40 * MIB);
+    assert_eq!(rig.world.waits(), [], "other work goes on beside it");
+    assert!(matches!(rig.front.alloc_for(group, 1, A), Err(Error::Evicted { .. })));
+    rig.front.end_of_execution().unwrap();
+    rig.front.trim().unwrap();
+    rig.front.restore(group, Some(A)).unwrap();
+    rig.moved(block);
+    rig.launch(A, block);
+    rig.front.prefetch(group).unwrap();
+    rig.check();
+}
+
+#[test]
+fn a_prefetched_group_can_be_evicted_again() {
+    let mut rig = rig();
+    let group = rig.group("unet");
+    let block = rig.used_for(group, 40 * MIB, A);
+    rig.front.evict(group).unwrap();
+    rig.front.prefetch(group).unwrap();
+    rig.front.evict(group).unwrap();
+    assert_eq!(rig.residence(group), Residence::Evicted);
+    rig.front.restore(group, None).unwrap();
+    rig.moved(block);
+    rig.check();
+}
+
+#[test]
+fn a_limit_evicts_what_was_used_longest_ago() {
+    let mut rig = rig();
+    let groups = ["text encoder", "unet", "vae"].map(|name| rig.group(name));
+    for group in groups {
+        let block = rig.used_for(group, 8 * MIB, A);
+        rig.left_out(&[block]);
+    }
+    rig.front.set_limit(Some(24 * MIB)).unwrap();
+    // Used again, so the second is the oldest.
+    rig.front.restore(groups[0], None).unwrap();
+    let first = rig.used(8 * MIB, A);
+    let residence = || groups.map(|group| rig.residence(group));
+    use Residence::{Evicted, Resident};
+    assert_eq!(residence(), [Resident, Evicted, Resident]);
+    rig.free(first);
+    rig.world.run(A);
+    assert!(rig.front.restore(groups[1], None).is_ok(), "what is free is taken first");
+    let residence = || groups.map(|group| rig.residence(group));
+    assert_eq!(residence(), [Resident, Resident, Resident]);
+    rig.front.pin(groups[0]).unwrap();
+    rig.front.pin(groups[2]).unwrap();
+    rig.used(8 * MIB, B);
+    let residence = || groups.map(|group| rig.residence(group));
+    assert_eq!(residence(), [Resident, Evicted, Resident]);
+    assert!(matches!(rig.try_alloc(8 * MIB, B), Err(Error::OutOfMemory { .. })), "what is pinned stays");
+    let (limit, pinned) = (15 * MIB, 16 * MIB);
+    assert_eq!(rig.front.set_limit(Some(limit)), Err(Error::LimitBelowPinned { limit, pinned }));
+    rig.front.check_invariants();
+}
+
+#[test]
+fn a_group_that_does_not_fit_stays_evicted_with_what_is_kept_of_it() {
+    let mut rig = rig();
+    let [group, other] = ["unet", "vae"].map(|name| rig.group(name));
+    let block = rig.used_for(group, 16 * MIB, A);
+    rig.front.evict(group).unwrap();
+    rig.left_out(&[block]);
+    let theirs = rig.used_for(other, 8 * MIB, B);
+    rig.front.pin(other).unwrap();
+    rig.front.set_limit(Some(16 * MIB)).unwrap();
+    let refused = rig.front.restore(group, None);
+    assert!(matches!(refused, Err(Error::OutOfMemory { request, .. }) if request == 16 * MIB), "{refused:?}");
+    assert_eq!((rig.residence(group), rig.front.groups()[0].kept), (Residence::Evicted, 16 * MIB));
+    rig.front.unpin(other).unwrap();
+    rig.left_out(&[theirs]);
+    rig.front.restore(group, Some(A)).unwrap();
+    rig.enter(block, 16 * MIB, A);
+    rig.launch(A, block);
+    rig.front.check_invariants();
+}
+
+#[test]
+fn blocks_of_an_evicted_group_are_freed_and_its_contents_with_the_last() {
+    let mut rig = rig();
+    let group = rig.group("unet");
+    let blocks = [40 * MIB, 6 * MIB].map(|bytes| rig.used_for(group, bytes, A));
+    rig.front.evict(group).unwrap();
+    assert_eq!(rig.front.stats().kept, 46 * MIB);
+    rig.free(blocks[0]);
+    let restored = rig.front.restore(group, Some(A)).unwrap();
+    assert!((6 * MIB..40 * MIB).contains(&restored), "{restored} bytes came back for one block");
+    rig.moved(blocks[1]);
+    rig.launch(A, blocks[1]);
+    rig.front.evict(group).unwrap();
+    rig.free(blocks[1]);
+    assert_eq!(rig.front.stats().kept, 0);
+    rig.front.restore(group, None).unwrap();
+    assert_eq!((rig.front.usage().live, rig.front.usage().mapped), (0, 0));
+    rig.used_for(group, MIB, A);
+    rig.check();
+}
+
+#[test]
+fn states_are_idempotent_and_refusals_say_why() {
+    let mut rig = rig();
+    let group = rig.group("unet");
+    assert_eq!(rig.group("unet"), group);
+    let block = rig.used_for(group, 3 * MIB, A);
+    assert_eq!(rig.front.restore(group, None), Ok(0), "it is resident");
+    rig.front.pin(group).unwrap();
+    assert_eq!(rig.front.evict(group).unwrap_err().to_string(), "group \"unet\" is pinned: unpin it first");
+    rig.front.unpin(group).unwrap();
+    assert!(matches!(rig.front.unpin(group), Err(Error::NotPinned { .. })));
+    rig.front.evict(group).unwrap();
+    assert_eq!((rig.front.evict(group), rig.front.discard(group)), (Ok(0), Ok(0)));
+    assert_eq!(rig.front.stats().kept, 0, "what is discarded is not kept");
+    let evicted = "group \"unet\" is evicted: restore it first";
+    assert_eq!(rig.front.alloc_for(group, 1, A).unwrap_err().to_string(), evicted);
+    assert_eq!(rig.front.alloc_for(group, 1, B).unwrap_err().to_string(), evicted);
+    assert_eq!(rig.front.read(block, &mut [0]).unwrap_err().to_string(), evicted);
+    assert!(matches!(rig.front.remove_group(group), Err(Error::GroupInUse { blocks: 1, .. })));
+    assert_eq!(rig.front.evict(GroupId(7)), Err(Error::UnknownGroup(7)));
+    rig.free(block);
+    rig.front.remove_group(group).unwrap();
+    for refused in [rig.front.evict(group).map(drop), rig.front.alloc_for(group, 1, A).map(drop)] {
+        assert_eq!(refused, Err(Error::UnknownGroup(0)));
+    }
+    assert_ne!(rig.group("unet"), group);
+    rig.front.trim().unwrap();
+    assert_eq!(rig.front.usage().held, 0);
+}
+
+#[test]
+fn a_group_whose_stream_is_captured_stays() {
+    let mut rig = rig();
+    let group = rig.group("unet");
+    let block = rig.used_for(group, 3 * MIB, A);
+    rig.world.capture(A, true);
+    assert!(matches!(rig.front.evict(group), Err(Error::Device(_))));
+    rig.world.capture(A, false);
+    assert_eq!(rig.residence(group), Residence::Resident);
+    rig.launch(A, block);
+    let more = rig.front.alloc_for(group, MIB, A).unwrap();
+    rig.enter(more, MIB, A);
+    rig.check();
+}
