@@ -431,6 +431,7 @@ def profiler(torch):
     assert sum(event.self_device_time_total for event in events) > 0, "no time on the GPU"
     host = sum(abs(event.self_cpu_memory_usage) for event in events)
     cuda = sum(abs(event.self_device_memory_usage) for event in events)
+    assert cuda >= 2 * 4_000_000, f"y came and went, and {cuda} bytes are told of"
     return f"{len(events)} kinds of events, {cuda} bytes of CUDA memory and {host} of the host's in them"
 
 

@@ -82,6 +82,23 @@ class Torch(unittest.TestCase):
             """
         )
 
+    def test_the_profiler_is_told_of_memory(self):
+        self.both(
+            """
+            from torch.profiler import ProfilerActivity, profile
+            tilework.torch.enable(device="host")
+            kept = [tensor(1000)]
+            with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+                kept.append(tensor(3 * MIB))
+                tensor(5 * MIB)
+            usage = {event.key: event.self_device_memory_usage for event in profiled.key_averages()}
+            assert usage["aten::empty"] == 8 * MIB and usage["[memory]"] == -5 * MIB, usage
+            with profile(activities=[ProfilerActivity.CPU]) as profiled:
+                tensor(5 * MIB)
+            assert not any(event.self_device_memory_usage for event in profiled.key_averages())
+            """
+        )
+
     def test_statistics(self):
         self.both(
             """

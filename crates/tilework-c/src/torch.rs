@@ -6,6 +6,7 @@
 //!   gpus        ordinal ▶ a shared manager, opened when first used, and what memory_stats() counts
 //!   filter      whose allocations go to a graph's pool: a std::function of PyTorch's
 //!   exception   torch.OutOfMemoryError with our sentence
+//!   profiler    torch.profiler is told of requests and frees
 //!   patch       what the plug-in interface of PyTorch has no way to answer: the virtual table
 //! ```
 //!
@@ -17,6 +18,7 @@ mod exception;
 mod filter;
 pub(crate) mod gpus;
 mod patch;
+mod profiler;
 mod stats;
 
 use std::ffi::{c_char, c_int, c_void};
@@ -154,8 +156,10 @@ pub unsafe extern "C-unwind" fn tilework_torch_alloc(
     }
     or_throw(
         || {
-            let served = gpus::get(device)?.alloc(bytes as u64, self::stream(stream));
+            let gpu = gpus::get(device)?;
+            let served = gpu.alloc(bytes as u64, self::stream(stream));
             let address = served.map_err(|failure| refused(failure, bytes, device))?;
+            profiler::tell(device, gpu, address, bytes as i64);
             Ok(ptr::with_exposed_provenance_mut(address as usize))
         },
         ptr::null_mut(),
@@ -174,7 +178,12 @@ pub unsafe extern "C" fn tilework_torch_free(
     _stream: *mut c_void,
 ) {
     if !address.is_null() {
-        quietly(|| gpus::get(device)?.free(address.addr() as u64, bytes as u64));
+        quietly(|| {
+            let (gpu, address) = (gpus::get(device)?, address.addr() as u64);
+            gpu.free(address, bytes as u64)?;
+            profiler::tell(device, gpu, address, -(bytes as i64));
+            Ok(())
+        });
     }
 }
 

@@ -35,7 +35,7 @@ impl Watch {
     /// once the manager has been dropped; [`Watch::recorded`] tells how that went.
     pub fn over(&self, inner: Box<dyn Manager>, record: Option<&Path>) -> Result<Box<dyn Manager>> {
         let inner = match record {
-            Some(path) => Inner::Recorded(Box::new(Recorder::new(inner, path)?)),
+            Some(path) => Inner::Recorded(Box::new(Recorder::new(inner, path)?.numbering_streams())),
             None => Inner::Plain(inner),
         };
         Ok(Box::new(Tap { inner, watch: self.clone() }))
@@ -157,5 +157,30 @@ impl Manager for Tap {
 
     fn check_invariants(&self) {
         self.inner().check_invariants();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tilework::device::null::Null;
+    use tilework::manager::{Options, build};
+    use tilework::trace::Reader;
+
+    use super::*;
+
+    #[test]
+    fn what_is_recorded_numbers_streams_as_they_appear() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("trace.csv.gz");
+        let watch = Watch::default();
+        let inner = build(Kind::Tiled, Box::new(Null::default()), &Options::default()).unwrap().manager;
+        let mut manager = watch.over(inner, Some(&path)).unwrap();
+        for stream in [0x7f00_dead_b000, 0, 0x7f00_dead_b000, 0x7f00_dead_c000] {
+            manager.alloc(512, Stream(stream)).unwrap();
+        }
+        drop(manager);
+        watch.recorded().unwrap();
+        let streams: Vec<_> = Reader::open(&path).unwrap().map(|event| event.unwrap().stream.0).collect();
+        assert_eq!(streams, [0, 1, 0, 2]);
     }
 }

@@ -240,6 +240,7 @@ functions! {
     stream_destroy = "cuStreamDestroy_v2"(stream: Stream);
     stream_synchronize = "cuStreamSynchronize"(stream: Stream);
     stream_query = "cuStreamQuery"(stream: Stream);
+    stream_get_ctx = "cuStreamGetCtx"(stream: Stream, context: *mut Context);
     stream_wait_event = "cuStreamWaitEvent"(stream: Stream, event: Event, flags: c_uint);
     stream_is_capturing = "cuStreamIsCapturing"(stream: Stream, status: *mut c_uint);
     thread_exchange_stream_capture_mode = "cuThreadExchangeStreamCaptureMode"(mode: *mut c_uint);

@@ -10,6 +10,7 @@
 //! * a released handle keeps its memory until its last mapping is gone, and is zeros when new, which
 //!   what `cuMemAlloc` returns is not;
 //! * memory belongs to contexts: without a current one, its functions fail;
+//! * so do streams and events: an event is recorded on streams of its own context only, any stream may wait for it;
 //! * while the thread's capture mode is not relaxed and a stream is being captured, calls that could
 //!   break the capture fail;
 //! * work queued on a stream that a test [holds](Fake::hold) is unfinished until it is
@@ -261,7 +262,7 @@ fn serve(function: &'static str, needs: Needs, body: impl FnOnce(&mut State) -> 
     if let Some(code) = state.fault(function) {
         return code;
     }
-    let context = CONTEXTS.with_borrow(|contexts| contexts.last().copied()).unwrap_or(0);
+    let context = current();
     if needs != Needs::Nothing && !state.initialized {
         return NOT_INITIALIZED;
     }
@@ -302,6 +303,11 @@ impl State {
         let index = usize::try_from(handle).ok().filter(|&index| index < self.retained.len());
         index.ok_or(crate::driver::INVALID_DEVICE)
     }
+}
+
+/// The context that is current on this thread; zero for none.
+fn current() -> usize {
+    CONTEXTS.with_borrow(|contexts| contexts.last().copied()).unwrap_or(0)
 }
 
 /// The context of a GPU, as its users see it.

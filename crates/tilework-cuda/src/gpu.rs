@@ -12,8 +12,8 @@ use std::ptr;
 use std::sync::Arc;
 
 use crate::driver::{
-    ATTRIBUTE_MAPS_MEMORY, AllocationProp, CAPTURE_RELAXED, Code, Context, DeviceHandle, Driver, Functions,
-    GRANULARITY_MINIMUM, NO_DEVICE,
+    self, ATTRIBUTE_MAPS_MEMORY, AllocationProp, CAPTURE_RELAXED, Code, Context, DeviceHandle, Driver,
+    Functions, GRANULARITY_MINIMUM, NO_DEVICE,
 };
 use crate::error::CudaError;
 
@@ -156,16 +156,37 @@ impl Gpu {
     /// # Errors
     /// [`CudaError::Forked`] in a child process, or what the driver refused.
     pub fn enter(&self) -> Result<Entered<'_>, CudaError> {
+        self.enter_context(self.context)
+    }
+
+    /// As [`enter`](Gpu::enter), for the context of a stream, which may be another GPU's.
+    ///
+    /// # Safety
+    /// The stream must exist.
+    ///
+    /// # Errors
+    /// [`CudaError::Forked`] in a child process, or what the driver refused.
+    pub unsafe fn enter_for(&self, stream: driver::Stream) -> Result<Entered<'_>, CudaError> {
+        let mut context = self.context;
+        self.enter()?.call("cuStreamGetCtx", |f| {
+            // SAFETY: `context` is valid for the write; the stream exists, by this function's contract.
+            unsafe { (f.stream_get_ctx)(stream, &mut context) }
+        })?;
+        self.enter_context(context)
+    }
+
+    fn enter_context(&self, context: Context) -> Result<Entered<'_>, CudaError> {
         self.check_process()?;
         let mut current = ptr::null_mut();
         // SAFETY: `current` is valid for the write.
         self.driver.call("cuCtxGetCurrent", |f| unsafe { (f.ctx_get_current)(&mut current) })?;
-        let pushed = current != self.context;
+        let pushed = current != context;
         if pushed {
-            // SAFETY: the context is retained while `self` lives.
-            self.driver.call("cuCtxPushCurrent", |f| unsafe { (f.ctx_push_current)(self.context) })?;
+            // SAFETY: the GPU's own is retained while `self` lives, another is that of a stream that exists.
+            self.driver.call("cuCtxPushCurrent", |f| unsafe { (f.ctx_push_current)(context) })?;
         }
-        let mut entered = Entered { gpu: self, pushed, capture_mode: None, of_this_thread: PhantomData };
+        let mut entered =
+            Entered { gpu: self, context, pushed, capture_mode: None, of_this_thread: PhantomData };
         entered.capture_mode = Some(self.exchange_capture_mode(CAPTURE_RELAXED)?);
         Ok(entered)
     }
@@ -209,6 +230,7 @@ impl Drop for Gpu {
 /// The time in which a GPU's context is the thread's.
 pub struct Entered<'a> {
     gpu: &'a Gpu,
+    context: Context,
     /// True iff the context was not the thread's before.
     pushed: bool,
     /// The thread's mode before, once it was changed.
@@ -218,6 +240,11 @@ pub struct Entered<'a> {
 }
 
 impl Entered<'_> {
+    /// Whether the context is the GPU's own.
+    pub fn is_home(&self) -> bool {
+        self.context == self.gpu.context
+    }
+
     /// Calls one function, named for errors.
     ///
     /// # Errors

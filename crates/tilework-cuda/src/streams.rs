@@ -10,11 +10,14 @@ use tilework::shared::streams::{self, Mark, Streams};
 
 use crate::driver::{self, CAPTURE_STATUS_NONE, EVENT_DISABLE_TIMING};
 use crate::error::CudaError;
-use crate::gpu::{Gpu, tell};
+use crate::gpu::{Entered, Gpu, tell};
 
 /// The streams of a GPU. A [`Stream`]'s number is the driver's `CUstream`; zero is the legacy default stream.
 ///
 /// Callers must name streams only that exist. Events are made once and used again.
+///
+/// Streams of other GPUs may be recorded on, but for their default streams, which have the name of this GPU's. An
+/// event belongs to the context of the stream that it is recorded on; those of others are made anew each time.
 ///
 /// `cudaStreamPerThread` is another queue in each thread that names it. No memory can be requested for it. Of work
 /// on it an event on the legacy default stream tells: that one is behind the default streams of all threads.
@@ -43,6 +46,8 @@ unsafe impl Sync for Handle {}
 /// it waits for this recording, whatever is recorded later.
 struct Recorded {
     event: Handle,
+    /// True iff it belongs to the GPU's context; else it is destroyed when dropped.
+    home: bool,
     events: Arc<Events>,
 }
 
@@ -54,13 +59,16 @@ impl CudaStreams {
 }
 
 impl Events {
-    fn take(&self) -> Result<Handle, CudaError> {
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        if let Some(event) = free {
-            return Ok(event);
+    /// An event of the context that was entered.
+    fn take(&self, entered: &Entered<'_>) -> Result<Handle, CudaError> {
+        if entered.is_home() {
+            let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            if let Some(event) = free {
+                return Ok(event);
+            }
         }
         let mut event = ptr::null_mut();
-        self.gpu.enter()?.call("cuEventCreate", |f| {
+        entered.call("cuEventCreate", |f| {
             // SAFETY: `event` is valid for the write.
             unsafe { (f.event_create)(&mut event, EVENT_DISABLE_TIMING) }
         })?;
@@ -88,12 +96,15 @@ const PER_THREAD: Stream = Stream(2);
 impl Streams for CudaStreams {
     fn record(&self, stream: Stream) -> Result<streams::Event, DeviceError> {
         let record = || {
-            let event = self.events.take()?;
+            let stream = recorded_on(stream);
+            // SAFETY: the stream exists, as the caller of `record` answers for.
+            let entered = unsafe { self.events.gpu.enter_for(stream) }?;
+            let event = self.events.take(&entered)?;
             // From here on the event goes back, whatever comes.
-            let recorded = Recorded { event, events: Arc::clone(&self.events) };
-            self.events.gpu.enter()?.call("cuEventRecord", |f| {
+            let recorded = Recorded { event, home: entered.is_home(), events: Arc::clone(&self.events) };
+            entered.call("cuEventRecord", |f| {
                 // SAFETY: the event is ours and alive, the stream exists, as the caller of `record` answers for.
-                unsafe { (f.event_record)(event.0, recorded_on(stream)) }
+                unsafe { (f.event_record)(event.0, stream) }
             })?;
             Ok(recorded)
         };
@@ -160,7 +171,11 @@ impl Mark for Recorded {
 
 impl Drop for Recorded {
     fn drop(&mut self) {
-        self.events.free.lock().unwrap_or_else(PoisonError::into_inner).push(self.event);
+        if self.home {
+            return self.events.free.lock().unwrap_or_else(PoisonError::into_inner).push(self.event);
+        }
+        // SAFETY: made for this recording, and nobody has it any more. Who waits for it goes on waiting.
+        tell(self.call("cuEventDestroy", |f| unsafe { (f.event_destroy)(self.event.0) }));
     }
 }
 

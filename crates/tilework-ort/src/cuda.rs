@@ -73,12 +73,24 @@ pub(crate) fn append(library: &Library, options: &Owned<OrtSessionOptions>, ordi
     preload();
     // The provider's library is loaded by whichever call needs it first.
     add(library, options, ordinal).map_err(|error| match error {
-        Error::Ort { message, .. } => Error::CudaProvider { message: message.trim().to_owned() },
+        Error::Ort { message, .. } => refused(message.trim()),
         other => other,
     })?;
     // SAFETY: the options are alive.
     let deterministic = unsafe { ((*library.api()).SetDeterministicCompute)(options.as_ptr(), true) };
     library.check("SetDeterministicCompute", deterministic)
+}
+
+/// The error for what ONNX Runtime says when the provider does not start.
+fn refused(message: &str) -> Error {
+    // The words of the system's loader: a file name, and that there is no such file.
+    let missing = message.split_once(": cannot open shared object file").and_then(|(before, _)| {
+        before.rsplit([' ', '\n']).next().filter(|name| name.starts_with("lib") && name.contains(".so"))
+    });
+    match missing {
+        Some(library) => Error::NoCudaDependency { library: library.to_owned() },
+        None => Error::CudaProvider { message: message.to_owned() },
+    }
 }
 
 fn add(library: &Library, options: &Owned<OrtSessionOptions>, ordinal: c_int) -> Result<()> {
@@ -159,4 +171,40 @@ fn load(path: &Path) -> Result<(), libloading::Error> {
 #[cfg(not(unix))]
 fn load(_: &Path) -> Result<(), libloading::Error> {
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As ONNX Runtime 1.31 says it, the path shortened.
+    fn without(library: &str) -> String {
+        let message = format!(
+            "/onnxruntime_src/provider_bridge_ort.cc:2251 Failed to load library libonnxruntime_providers_cuda.so \
+             with error: {library}: cannot open shared object file: No such file or directory"
+        );
+        refused(&message).to_string()
+    }
+
+    #[test]
+    fn a_library_that_is_not_there_is_named_with_what_brings_it() {
+        let cudnn = without("libcudnn.so.9");
+        assert!(cudnn.contains("needs libcudnn.so.9, which belongs to cuDNN, no part of CUDA,"), "{cudnn}");
+        assert!(cudnn.contains("'onnxruntime-gpu[cudnn]'"), "{cudnn}");
+        let cublas = without("libcublasLt.so.13");
+        assert!(cublas.contains("needs libcublasLt.so.13, which belongs to CUDA and"), "{cublas}");
+        assert!(cublas.contains("'onnxruntime-gpu[cuda]'"), "{cublas}");
+    }
+
+    #[test]
+    fn what_else_the_provider_says_is_passed_on() {
+        for message in [
+            "CUDA failure 35: driver too old",
+            ": cannot open shared object file",
+            "x: cannot open shared object file",
+        ] {
+            let error = refused(message);
+            assert!(matches!(&error, Error::CudaProvider { message: said } if said == message), "{error}");
+        }
+    }
 }

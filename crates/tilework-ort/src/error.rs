@@ -63,6 +63,16 @@ pub enum Error {
         /// What ONNX Runtime said.
         message: String,
     },
+    /// A library that the CUDA provider needs is not found.
+    #[error(
+        "ONNX Runtime's CUDA provider needs {library}, {} and was not found: python3 -m pip install \
+         'onnxruntime-gpu[{}]' brings it; where it is installed already, name its folder in LD_LIBRARY_PATH",
+        owner(library).0, owner(library).1
+    )]
+    NoCudaDependency {
+        /// The file name that the system's loader looked for.
+        library: String,
+    },
     /// The wheel could not be fetched or unpacked.
     #[error("fetching ONNX Runtime failed: {0}")]
     Fetch(String),
@@ -147,6 +157,15 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+}
+
+/// What a library of NVIDIA's belongs to, and the extra of onnxruntime-gpu that brings it.
+fn owner(library: &str) -> (&'static str, &'static str) {
+    if library.starts_with("libcudnn") {
+        ("which belongs to cuDNN, no part of CUDA,", "cudnn")
+    } else {
+        ("which belongs to CUDA", "cuda")
+    }
 }
 
 fn run_message(message: &str, cause: Option<&Failure>) -> String {

@@ -58,7 +58,7 @@ impl Session {
     /// allocator's place.
     ///
     /// # Errors
-    /// [`Error::NoCuda`] and [`Error::CudaProvider`] when there is no running on a GPU, [`Error::Model`] when the file is not there or ONNX Runtime does not take it, [`Error::Run`]
+    /// [`Error::NoCuda`], [`Error::CudaProvider`] and [`Error::NoCudaDependency`] when there is no running on a GPU, [`Error::Model`] when the file is not there or ONNX Runtime does not take it, [`Error::Run`]
     /// when the allocator had no memory for it.
     pub fn load(environment: &Arc<Environment>, model: &Path, options: &SessionOptions) -> Result<Session> {
         let fail = |message: String| Error::Model { path: model.to_owned(), message };

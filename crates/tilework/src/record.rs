@@ -33,6 +33,14 @@ impl Recorder {
         Ok(Recorder { inner, log: Log::new(path.as_ref())? })
     }
 
+    /// Numbers streams from 0 as they appear, instead of writing the names that the requests have: on a GPU these
+    /// are addresses, and others in each process. To be called before the first request.
+    #[must_use]
+    pub fn numbering_streams(mut self) -> Recorder {
+        self.log = self.log.numbering_streams();
+        self
+    }
+
     /// Completes the trace. The manager goes on without recording; later calls do nothing.
     /// A recorder dropped before leaves no trace.
     ///
@@ -107,6 +115,8 @@ pub(crate) struct Log {
     blocks: FxHashMap<u64, Entry>,
     /// The next block's name in the trace.
     next: u64,
+    /// The streams' names in the trace; `None` where they keep their own.
+    streams: Option<FxHashMap<Stream, Stream>>,
 }
 
 enum State {
@@ -131,7 +141,12 @@ impl Log {
         let name = path.display().to_string();
         let writer = Writer::create(path).map_err(|e| failed(&name, &e))?;
         let state = State::Writing(Box::new(writer));
-        Ok(Log { state, name, start: Instant::now(), blocks: FxHashMap::default(), next: 0 })
+        Ok(Log { state, name, start: Instant::now(), blocks: FxHashMap::default(), next: 0, streams: None })
+    }
+
+    /// See [`Recorder::numbering_streams`].
+    pub fn numbering_streams(self) -> Log {
+        Log { streams: Some(FxHashMap::default()), ..self }
     }
 
     /// Completes the trace; later calls do nothing.
@@ -149,6 +164,10 @@ impl Log {
     /// A block was handed out. No live block has the same name.
     pub fn alloc(&mut self, block: u64, bytes: u64, stream: Stream) {
         if let State::Writing(_) = self.state {
+            let stream = self.streams.as_mut().map_or(stream, |streams| {
+                let next = Stream(streams.len() as u64);
+                *streams.entry(stream).or_insert(next)
+            });
             let entry = Entry { id: self.next, bytes, stream };
             self.next += 1;
             self.blocks.insert(block, entry);

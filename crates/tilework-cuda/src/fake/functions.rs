@@ -7,7 +7,7 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
 use super::memory::pointer;
 use super::streams::HostCall;
-use super::{CAPTURE_MODE, CONTEXTS, Fake, Needs, context_of, serve};
+use super::{CAPTURE_MODE, CONTEXTS, Fake, Needs, context_of, current, serve};
 use crate::driver::{
     ACCESS_READ_WRITE, ALLOCATION_PINNED, ATTRIBUTE_MAPS_MEMORY, AccessDesc, Address, AllocationProp,
     CAPTURE_STATUS_ACTIVE, CAPTURE_STATUS_NONE, Code, Context, DEINITIALIZED, DeviceHandle, Event, Functions,
@@ -51,6 +51,7 @@ pub(super) const TABLE: Functions = Functions {
     stream_destroy,
     stream_synchronize,
     stream_query,
+    stream_get_ctx,
     stream_wait_event,
     stream_is_capturing,
     thread_exchange_stream_capture_mode,
@@ -200,9 +201,8 @@ unsafe extern "system" fn device_primary_ctx_release(device: DeviceHandle) -> Co
 
 unsafe extern "system" fn ctx_get_current(context: *mut Context) -> Code {
     serve("cuCtxGetCurrent", Needs::Init, |_| {
-        let current = CONTEXTS.with_borrow(|contexts| contexts.last().copied()).unwrap_or(0);
         // SAFETY: as the caller of the driver's function answers for.
-        unsafe { put(context, std::ptr::without_provenance_mut(current)) }
+        unsafe { put(context, std::ptr::without_provenance_mut(current())) }
     })
 }
 
@@ -414,7 +414,7 @@ unsafe extern "system" fn memset_d8(address: Address, value: u8, bytes: usize) -
 unsafe extern "system" fn stream_create(stream: *mut Stream, _: c_uint) -> Code {
     serve("cuStreamCreate", Needs::Context, |state| {
         // SAFETY: as the caller of the driver's function answers for.
-        unsafe { put(stream, state.streams.create()) }
+        unsafe { put(stream, state.streams.create(current())) }
     })
 }
 
@@ -434,6 +434,16 @@ unsafe extern "system" fn stream_query(stream: Stream) -> Code {
     serve("cuStreamQuery", Needs::Context, |state| {
         state.streams.check(stream)?;
         if state.streams.is_done(stream) { Ok(()) } else { Err(NOT_READY) }
+    })
+}
+
+unsafe extern "system" fn stream_get_ctx(stream: Stream, context: *mut Context) -> Code {
+    serve("cuStreamGetCtx", Needs::Context, |state| {
+        state.streams.check(stream)?;
+        // A name of the driver's is the stream of whatever context is current.
+        let of = state.streams.context(stream).unwrap_or_else(current);
+        // SAFETY: as the caller of the driver's function answers for.
+        unsafe { put(context, std::ptr::without_provenance_mut(of)) }
     })
 }
 
@@ -462,12 +472,12 @@ unsafe extern "system" fn thread_exchange_stream_capture_mode(mode: *mut c_uint)
 unsafe extern "system" fn event_create(event: *mut Event, _: c_uint) -> Code {
     serve("cuEventCreate", Needs::Context, |state| {
         // SAFETY: as the caller of the driver's function answers for.
-        unsafe { put(event, state.streams.create_event()) }
+        unsafe { put(event, state.streams.create_event(current())) }
     })
 }
 
 unsafe extern "system" fn event_record(event: Event, stream: Stream) -> Code {
-    then_run(serve("cuEventRecord", Needs::Context, |state| state.streams.record(event, stream)))
+    then_run(serve("cuEventRecord", Needs::Context, |state| state.streams.record(event, stream, current())))
 }
 
 unsafe extern "system" fn event_query(event: Event) -> Code {

@@ -15,6 +15,8 @@ pub(super) struct Streams {
 
 #[derive(Default)]
 struct Queue {
+    /// Whose it is; `None` for the driver's own names, which are streams of every context.
+    context: Option<usize>,
     work: VecDeque<Work>,
     held: bool,
     capturing: bool,
@@ -25,6 +27,7 @@ struct Queue {
 /// How often an event was recorded, and which of these has been reached.
 #[derive(Default)]
 struct Recorded {
+    context: usize,
     asked: u64,
     reached: u64,
 }
@@ -71,9 +74,9 @@ impl Default for Streams {
 }
 
 impl Streams {
-    pub fn create(&mut self) -> Stream {
+    pub fn create(&mut self, context: usize) -> Stream {
         self.next += 1;
-        self.streams.insert(self.next, Queue::default());
+        self.streams.insert(self.next, Queue { context: Some(context), ..Queue::default() });
         std::ptr::without_provenance_mut(self.next)
     }
 
@@ -83,9 +86,14 @@ impl Streams {
         Ok(())
     }
 
-    pub fn create_event(&mut self) -> Event {
+    /// The context of a stream that was created.
+    pub fn context(&self, stream: Stream) -> Option<usize> {
+        self.streams.get(&stream.addr())?.context
+    }
+
+    pub fn create_event(&mut self, context: usize) -> Event {
         self.next += 1;
-        self.events.insert(self.next, Recorded::default());
+        self.events.insert(self.next, Recorded { context, ..Recorded::default() });
         std::ptr::without_provenance_mut(self.next)
     }
 
@@ -94,9 +102,11 @@ impl Streams {
         self.events.remove(&event.addr()).map(drop).ok_or(INVALID_HANDLE)
     }
 
-    pub fn record(&mut self, event: Event, stream: Stream) -> Result<(), Code> {
+    pub fn record(&mut self, event: Event, stream: Stream, current: usize) -> Result<(), Code> {
         self.check(stream)?;
-        let recorded = self.events.get_mut(&event.addr()).ok_or(INVALID_HANDLE)?;
+        let context = self.context(stream).unwrap_or(current);
+        let recorded = self.events.get_mut(&event.addr()).filter(|recorded| recorded.context == context);
+        let recorded = recorded.ok_or(INVALID_HANDLE)?;
         recorded.asked += 1;
         let time = recorded.asked;
         self.queue(stream).work.push_back(Work::Record { event: event.addr(), time });

@@ -17,12 +17,15 @@ fn front(fake: &Fake) -> Shared {
     Shared::new(Box::new(device), Box::new(CudaStreams::new(gpu(fake))), &options).unwrap()
 }
 
-/// A stream of the driver.
+/// A stream of the first GPU.
 fn stream(fake: &Fake) -> Stream {
+    stream_of(&gpu(fake))
+}
+
+fn stream_of(gpu: &Gpu) -> Stream {
     let mut stream = ptr::null_mut();
     // SAFETY: `stream` is valid for the write.
-    let made =
-        gpu(fake).enter().unwrap().call("cuStreamCreate", |f| unsafe { (f.stream_create)(&mut stream, 0) });
+    let made = gpu.enter().unwrap().call("cuStreamCreate", |f| unsafe { (f.stream_create)(&mut stream, 0) });
     made.unwrap();
     Stream(stream.expose_provenance() as u64)
 }
@@ -71,6 +74,26 @@ fn the_stream_that_is_another_in_each_thread_has_no_memory_but_is_waited_for() {
     fake.let_go(handle(Stream(0)));
     front.end_of_execution().unwrap();
     assert_eq!(front.stats().pending, 0);
+}
+
+#[test]
+fn a_block_that_another_gpus_stream_used_comes_back_once_that_has_passed() {
+    let fake = Fake::new(Config::default());
+    let front = front(&fake);
+    let other = Gpu::open(fake.driver(), 1).unwrap();
+    let (own, foreign) = (stream(&fake), stream_of(&other));
+    let block = front.alloc(TILE, own).unwrap();
+    fake.hold(handle(foreign));
+    fake.launch_using(handle(foreign), block, TILE);
+    front.record_stream(block, foreign).unwrap();
+    front.free(block).unwrap();
+    front.end_of_execution().unwrap();
+    assert_eq!((front.stats().pending, fake.calls("cuEventDestroy")), (TILE, 0));
+    fake.let_go(handle(foreign));
+    front.end_of_execution().unwrap();
+    assert_eq!((front.stats().pending, fake.calls("cuEventDestroy")), (0, 1));
+    assert_eq!(front.alloc(TILE, own).unwrap(), block);
+    assert_eq!(fake.contexts(), [0; 0], "the thread's context is as it was");
 }
 
 #[test]

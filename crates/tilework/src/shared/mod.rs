@@ -381,7 +381,7 @@ impl Shared {
             return Ok(());
         }
         self.stop_recording()?;
-        *lock(&self.log) = Some(Log::new(path)?);
+        *lock(&self.log) = Some(Log::new(path)?.numbering_streams());
         self.recording.store(true, Ordering::Release);
         Ok(())
     }
