@@ -38,7 +38,23 @@ typedef enum tilework_status {
   TILEWORK_STATUS_FORKED = 6,
   // A defect of this library.
   TILEWORK_STATUS_INTERNAL = 7,
+  // The group is evicted: restore it first.
+  TILEWORK_STATUS_EVICTED = 8,
+  // Something is in the way: a pin, a block that is live.
+  TILEWORK_STATUS_IN_USE = 9,
+  // The host has no room for contents, or could not read them again.
+  TILEWORK_STATUS_HOST_FAILED = 10,
 } tilework_status;
+
+// Where a group's memory is.
+typedef enum tilework_residence {
+  // On the device.
+  TILEWORK_RESIDENCE_RESIDENT = 0,
+  // On the host, or nowhere if it was discarded.
+  TILEWORK_RESIDENCE_EVICTED = 1,
+  // On the device, its contents on the way.
+  TILEWORK_RESIDENCE_ARRIVING = 2,
+} tilework_residence;
 
 // How a manager is to be. Set `size` to `sizeof(tilework_options)` and everything else to zero, then what
 // is to differ.
@@ -101,6 +117,30 @@ typedef struct tilework_figures {
   // Time in these calls, nanoseconds.
   uint64_t device_ns;
 } tilework_figures;
+
+// What a group has and did. Set `size` to `sizeof(tilework_group_figures)` before the call.
+typedef struct tilework_group_figures {
+  // `sizeof(tilework_group_figures)`: as much is written.
+  size_t size;
+  // Where it is.
+  enum tilework_residence residence;
+  // How often it was pinned and not unpinned since.
+  uint32_t pins;
+  // Bytes requested and not yet freed, resident or not.
+  uint64_t live;
+  // Physical memory of the device it has, bytes.
+  uint64_t held;
+  // Its contents on the host, bytes.
+  uint64_t kept;
+  // How often it was evicted or discarded.
+  uint64_t evictions;
+  // How often it was restored.
+  uint64_t restores;
+  // Bytes copied to the host, ever.
+  uint64_t bytes_out;
+  // Bytes copied back, ever.
+  uint64_t bytes_in;
+} tilework_group_figures;
 
 #ifdef __cplusplus
 extern "C" {
@@ -181,8 +221,10 @@ enum tilework_status tilework_end_of_execution(tilework_manager *manager);
 // `released` must be null or valid for a write.
 enum tilework_status tilework_trim(tilework_manager *manager, uint64_t *released);
 
-// Sets the most physical memory that may be held, bytes; 0 for no limit. What is held above it stays.
-enum tilework_status tilework_set_limit(tilework_manager *manager, uint64_t limit_bytes);
+// Sets the most physical memory that may be held, bytes; 0 for no limit. What is held above it stays until it is unused, or
+// its group can be evicted, and memory lacks. Refused below what pinned groups hold.
+enum tilework_status tilework_set_limit(tilework_manager *manager,
+                                        uint64_t limit_bytes);
 
 // Lets kernels of the GPU with the ordinal `peer` use the manager's memory, what is allocated and what will be. Where
 // the device does not map memory there is nothing to do: CUDA's own calls for peers are enough there.
@@ -206,6 +248,88 @@ enum tilework_status tilework_record_start(tilework_manager *manager, const char
 
 // Ends the recording and gives the trace its name.
 enum tilework_status tilework_record_stop(tilework_manager *manager);
+
+// Stores the number of the group of this name, which is made if there is none: resident, and pinned by nobody.
+//
+// # Safety
+// `name` must be null or a terminated string, `out` null or valid for a write.
+enum tilework_status tilework_group(tilework_manager *manager,
+                                    const char *name,
+                                    uint32_t *out);
+
+// As `tilework_alloc`, of memory that goes and comes with the group. Refused while the group is evicted.
+//
+// # Safety
+// `out` must be null or valid for a write.
+enum tilework_status tilework_alloc_for(tilework_manager *manager,
+                                        uint32_t group,
+                                        uint64_t bytes,
+                                        void *stream,
+                                        uint64_t *out);
+
+// Says that work on `stream` uses the group's memory: an eviction waits for what is queued there then. The streams
+// that its memory was requested or restored for are known.
+enum tilework_status tilework_group_used_on(tilework_manager *manager,
+                                            uint32_t group,
+                                            void *stream);
+
+// Copies the group's contents to the host, gives its physical memory to others and keeps its addresses. Waits for
+// the work queued on its streams, and for no other. Stores how many bytes of physical memory that released;
+// `released` may be null. Does nothing to a group that is evicted.
+//
+// # Safety
+// `released` must be null or valid for a write.
+enum tilework_status tilework_evict(tilework_manager *manager,
+                                    uint32_t group,
+                                    uint64_t *released);
+
+// As `tilework_evict`, without keeping the contents: they are undefined when the group is restored.
+//
+// # Safety
+// As for `tilework_evict`.
+enum tilework_status tilework_discard(tilework_manager *manager, uint32_t group, uint64_t *released);
+
+// Makes the group resident, at the same addresses and with its contents, for which `stream` and the streams of its
+// requests wait. Stores the bytes copied; `copied` may be null.
+//
+// # Safety
+// `copied` must be null or valid for a write.
+enum tilework_status tilework_restore(tilework_manager *manager,
+                                      uint32_t group,
+                                      void *stream,
+                                      uint64_t *copied);
+
+// Begins to restore the group while the caller goes on; `tilework_restore` ends it.
+enum tilework_status tilework_prefetch(tilework_manager *manager, uint32_t group);
+
+// Keeps the group from being evicted, by request or for want of memory, until it is unpinned as often. Under a limit:
+// pin, restore, queue the work, unpin.
+enum tilework_status tilework_pin(tilework_manager *manager,
+                                  uint32_t group);
+
+// Takes one pin away.
+enum tilework_status tilework_unpin(tilework_manager *manager, uint32_t group);
+
+// Ends a group of which nothing is live.
+enum tilework_status tilework_remove_group(tilework_manager *manager, uint32_t group);
+
+// Stores the group's figures.
+//
+// # Safety
+// `out` must be null or point to the structure, with its `size` set.
+enum tilework_status tilework_group_stats(tilework_manager *manager,
+                                          uint32_t group,
+                                          struct tilework_group_figures *out);
+
+// Says where contents of evicted groups are kept from now on: up to `pinned_bytes` in memory that the device copies
+// by itself, the fastest way; the rest in ordinary memory if `directory` is null, else in files there that have no
+// name and end with the process.
+//
+// # Safety
+// `directory` must be null or a terminated string.
+enum tilework_status tilework_set_hosting(tilework_manager *manager,
+                                          uint64_t pinned_bytes,
+                                          const char *directory);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -30,6 +30,12 @@ pub enum TileworkStatus {
     Forked = 6,
     /// A defect of this library.
     Internal = 7,
+    /// The group is evicted: restore it first.
+    Evicted = 8,
+    /// Something is in the way: a pin, a block that is live.
+    InUse = 9,
+    /// The host has no room for contents, or could not read them again.
+    HostFailed = 10,
 }
 
 /// Why a call failed. A pointer, so that a result is passed in registers.
@@ -79,7 +85,13 @@ impl From<Error> for Failure {
                 TileworkStatus::UnknownAddress
             }
             Error::Forked => TileworkStatus::Forked,
-            Error::Stream { .. } => TileworkStatus::Unsupported,
+            Error::Stream { .. } | Error::NoGroups => TileworkStatus::Unsupported,
+            Error::UnknownGroup(_) | Error::NotPinned { .. } => TileworkStatus::InvalidArgument,
+            Error::Evicted { .. } => TileworkStatus::Evicted,
+            Error::Pinned { .. } | Error::GroupInUse { .. } | Error::LimitBelowPinned { .. } => {
+                TileworkStatus::InUse
+            }
+            Error::Host { .. } => TileworkStatus::HostFailed,
             _ => TileworkStatus::DeviceFailed,
         };
         Failure::new(status, error.to_string())

@@ -15,6 +15,7 @@
 //! Nothing here panics into its caller, prints, or ends the process: [`call`] is around every entry.
 
 mod call;
+mod groups;
 mod handles;
 mod manager;
 mod open;

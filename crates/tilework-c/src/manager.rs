@@ -82,7 +82,7 @@ pub type TileworkPoolFilter =
     Option<unsafe extern "C" fn(stream: *mut c_void, user_data: *mut c_void) -> bool>;
 
 /// Does something with a manager.
-fn with(handle: *mut TileworkManager, body: impl FnOnce(&Shared) -> Result<()>) -> TileworkStatus {
+pub(crate) fn with(handle: *mut TileworkManager, body: impl FnOnce(&Shared) -> Result<()>) -> TileworkStatus {
     status(|| handles::with(handle.addr(), body))
 }
 
@@ -135,7 +135,7 @@ pub(crate) unsafe fn settings(options: *const TileworkOptions) -> Result<Setting
 ///
 /// # Safety
 /// `out` must be null or valid for a write.
-unsafe fn put<T>(out: *mut T, value: T) -> Result<()> {
+pub(crate) unsafe fn put<T>(out: *mut T, value: T) -> Result<()> {
     if out.is_null() {
         return Err(Failure::argument("the place for the result is null"));
     }
@@ -144,7 +144,7 @@ unsafe fn put<T>(out: *mut T, value: T) -> Result<()> {
     Ok(())
 }
 
-fn stream(stream: *mut c_void) -> Stream {
+pub(crate) fn stream(stream: *mut c_void) -> Stream {
     Stream(stream.addr() as u64)
 }
 
@@ -358,7 +358,8 @@ pub unsafe extern "C" fn tilework_trim(manager: *mut TileworkManager, released: 
     })
 }
 
-/// Sets the most physical memory that may be held, bytes; 0 for no limit. What is held above it stays.
+/// Sets the most physical memory that may be held, bytes; 0 for no limit. What is held above it stays until it is unused, or
+/// its group can be evicted, and memory lacks. Refused below what pinned groups hold.
 #[unsafe(no_mangle)]
 pub extern "C" fn tilework_set_limit(manager: *mut TileworkManager, limit_bytes: u64) -> TileworkStatus {
     with(manager, |shared| Ok(shared.set_limit((limit_bytes > 0).then_some(limit_bytes))?))

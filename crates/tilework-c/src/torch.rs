@@ -4,6 +4,7 @@
 //!   tilework_torch_alloc, _free, …   what torch._C._CUDAPluggableAllocator is given the addresses of
 //!        │
 //!   gpus        ordinal ▶ a shared manager, opened when first used, and what memory_stats() counts
+//!   groups      which group a thread's requests are for
 //!   filter      whose allocations go to a graph's pool: a std::function of PyTorch's
 //!   exception   torch.OutOfMemoryError with our sentence
 //!   profiler    torch.profiler is told of requests and frees
@@ -17,6 +18,7 @@
 mod exception;
 mod filter;
 pub(crate) mod gpus;
+mod groups;
 mod patch;
 mod profiler;
 mod stats;
@@ -132,6 +134,27 @@ pub unsafe extern "C" fn tilework_torch_record_start(path: *const c_char) -> Til
 #[unsafe(no_mangle)]
 pub extern "C" fn tilework_torch_record_stop() -> TileworkStatus {
     status(gpus::record_stop)
+}
+
+/// From now on the calling thread's requests are for the group of this name, on whatever GPU, where it is made when
+/// one needs it; until `tilework_torch_leave_group`, as often.
+///
+/// # Safety
+/// `name` must be null or a terminated string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tilework_torch_enter_group(name: *const c_char) -> TileworkStatus {
+    status(|| {
+        // SAFETY: as this function demands.
+        let name = unsafe { text(name)? }.ok_or_else(|| Failure::argument("the group's name is null"))?;
+        groups::enter(name);
+        Ok(())
+    })
+}
+
+/// Ends what `tilework_torch_enter_group` began last on the calling thread.
+#[unsafe(no_mangle)]
+pub extern "C" fn tilework_torch_leave_group() -> TileworkStatus {
+    status(groups::leave)
 }
 
 /// Whether running out of memory becomes torch.OutOfMemoryError; if not, it is RuntimeError.

@@ -172,6 +172,44 @@ static void pools_and_streams(const char *trace) {
     DONE(tilework_destroy(manager));
 }
 
+static void a_group_goes_and_comes(void) {
+    tilework_manager *manager = host(16 * MIB);
+    void *seven = (void *)7;
+    uint32_t group, other;
+    uint64_t address, moved;
+    DONE(tilework_set_hosting(manager, 64 * MIB, NULL));
+    DONE(tilework_group(manager, "unet", &group));
+    DONE(tilework_alloc_for(manager, group, 12 * MIB, NULL, &address));
+    unsigned char *bytes = (unsigned char *)(uintptr_t)address;
+    for (size_t i = 0; i < 12 * MIB; i++) bytes[i] = (unsigned char)(i % 251);
+    DONE(tilework_group_used_on(manager, group, seven));
+    REFUSED(tilework_evict(manager, group, NULL), TILEWORK_STATUS_IN_USE, "pinned");
+    DONE(tilework_unpin(manager, group));
+    DONE(tilework_evict(manager, group, &moved));
+    CHECK(moved >= 12 * MIB);
+    REFUSED(tilework_alloc_for(manager, group, 1, NULL, &moved), TILEWORK_STATUS_EVICTED, "restore it first");
+    tilework_group_figures figures = {.size = sizeof figures};
+    DONE(tilework_group_stats(manager, group, &figures));
+    CHECK(figures.residence == TILEWORK_RESIDENCE_EVICTED && figures.held == 0);
+    CHECK(figures.kept >= 12 * MIB && figures.live == 12 * MIB && figures.evictions == 1);
+    // Another takes its place, and goes for it, since the limit holds one of them.
+    DONE(tilework_group(manager, "vae", &other));
+    DONE(tilework_alloc_for(manager, other, 12 * MIB, NULL, &moved));
+    *(unsigned char *)(uintptr_t)moved = 7;
+    REFUSED(tilework_restore(manager, group, NULL, NULL), TILEWORK_STATUS_OUT_OF_MEMORY, "out of memory");
+    REFUSED(tilework_set_limit(manager, MIB), TILEWORK_STATUS_IN_USE, "pinned");
+    DONE(tilework_unpin(manager, other));
+    DONE(tilework_prefetch(manager, group));
+    DONE(tilework_restore(manager, group, NULL, &moved));
+    CHECK(moved >= 12 * MIB);
+    for (size_t i = 0; i < 12 * MIB; i++) CHECK(bytes[i] == i % 251);
+    DONE(tilework_discard(manager, group, NULL));
+    DONE(tilework_free(manager, address));
+    DONE(tilework_remove_group(manager, group));
+    REFUSED(tilework_pin(manager, group), TILEWORK_STATUS_INVALID_ARGUMENT, "no group");
+    DONE(tilework_destroy(manager));
+}
+
 static void children_are_refused(void) {
     tilework_manager *manager = host(0);
     uint64_t address;
@@ -196,6 +234,7 @@ int main(int argc, char **argv) {
     mistakes_are_errors();
     a_limit_is_kept_and_can_be_raised();
     pools_and_streams(argv[1]);
+    a_group_goes_and_comes();
     children_are_refused();
     return 0;
 }

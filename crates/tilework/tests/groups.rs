@@ -22,7 +22,7 @@ fn weather(seed: u64) -> Weather {
 }
 
 fn blow(front: &Shared, weather: Weather) -> Storm {
-    let told = storm(front, "group", &STREAMS, weather);
+    let told = storm(front, "group", &STREAMS, weather, || {});
     front.check_invariants();
     front.trim().unwrap();
     assert_eq!(front.usage().held, 0, "nothing is live, so nothing is held");
@@ -60,9 +60,9 @@ fn blow_with_faults(seed: u64, plan: Plan) {
     let options = Options { heap_bytes: 4 * MIB, ..Options::default() };
     let front = Shared::new(Box::new(device), Box::new(InOrder), &options).unwrap();
     faults.set(plan);
-    let told = storm(&front, "group", &STREAMS, Weather { operations: 1500, ..weather(seed) });
+    let told =
+        storm(&front, "group", &STREAMS, Weather { operations: 1500, ..weather(seed) }, || faults.clear());
     assert!(faults.failed() > 0 && told.failed + told.refused > 0, "nothing failed: {told:?}");
-    faults.clear();
     front.trim().unwrap();
     assert_eq!(front.usage().held, 0, "what could not be given back is given back once it can be");
 }
@@ -96,11 +96,14 @@ fn nothing_is_lost_where_copies_fail() {
 #[test]
 fn threads_evict_what_others_do_not_use() {
     let front = front();
+    let all = std::sync::Barrier::new(4);
     std::thread::scope(|scope| {
         for (seed, name) in (11..).zip(["a", "b", "c", "d"]) {
-            let front = &front;
+            let (front, all) = (&front, &all);
             let weather = Weather { groups: 10, operations: 1500, ..weather(seed) };
-            scope.spawn(move || storm(front, name, &[Stream(seed), Stream(seed + 10)], weather));
+            scope.spawn(move || {
+                storm(front, name, &[Stream(seed), Stream(seed + 10)], weather, || drop(all.wait()))
+            });
         }
     });
     front.check_invariants();

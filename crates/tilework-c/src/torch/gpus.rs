@@ -9,6 +9,7 @@ use tilework::manager::Stream;
 use tilework::shared::{PoolId, Shared};
 
 use super::filter::Filter;
+use super::groups;
 use super::stats::{Counters, DeviceStats};
 use crate::call::{self, Failure, Result};
 use crate::handles;
@@ -169,9 +170,14 @@ impl Gpu {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Serves a request.
+    /// Serves a request of the calling thread.
     pub fn alloc(&self, bytes: u64, stream: Stream) -> Result<u64> {
-        let address = self.shared.alloc(bytes, stream)?;
+        let address = match groups::entered() {
+            None => self.shared.alloc(bytes, stream),
+            Some(name) => {
+                self.shared.group(&name).and_then(|group| self.shared.alloc_for(group, bytes, stream))
+            }
+        }?;
         self.books().counters.alloc(bytes);
         Ok(address)
     }

@@ -129,7 +129,8 @@ impl Groups {
 }
 
 impl Shared {
-    /// The group of this name; makes it where there is none. It is resident, and nobody has pinned it.
+    /// The group of this name; makes it where there is none: resident, and pinned once, so that nothing is taken from
+    /// one who does not expect it. [Unpin](Shared::unpin) it when it may be evicted.
     ///
     /// # Errors
     /// [`Error::NoGroups`] where the device cannot map memory elsewhere, so that nothing could be evicted;
@@ -139,9 +140,13 @@ impl Shared {
         if !self.depot.caps().tiling {
             return Err(Error::NoGroups);
         }
+        let named = |list: &List| list.groups.iter().find(|group| group.name == name).map(|group| group.id);
+        if let Some(known) = named(&self.groups.read()) {
+            return Ok(known);
+        }
         let mut list = self.groups.write();
-        if let Some(group) = list.groups.iter().find(|group| group.name == name) {
-            return Ok(group.id);
+        if let Some(known) = named(&list) {
+            return Ok(known);
         }
         let id = GroupId(list.made);
         if !Key::has_room(id) {
@@ -151,7 +156,7 @@ impl Shared {
         let group = Group {
             id,
             name: name.into(),
-            pins: AtomicU32::new(0),
+            pins: AtomicU32::new(1),
             used: AtomicU64::new(0),
             state: Mutex::default(),
             moves: Mutex::default(),
@@ -172,6 +177,17 @@ impl Shared {
         let slot = self.pools.slot_for(stream);
         let key = if slot == 0 { Key::group(group, stream) } else { Key { slot, stream } };
         self.alloc_in(key, bytes)
+    }
+
+    /// Notes that `stream` uses the memory of a group: an eviction waits for what is queued there by then. The streams
+    /// of its requests, and those it was restored for, are known. To be told anew after each restore.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`].
+    pub fn used_on(&self, group: GroupId, stream: Stream) -> Result<()> {
+        let group = self.groups.get(group)?;
+        lock(&group.state).used_on(stream);
+        Ok(())
     }
 
     /// Copies the contents of a group to the host, gives its physical memory to others and keeps its addresses, at
@@ -262,7 +278,7 @@ impl Shared {
         Ok(lock(&group.state).residence())
     }
 
-    /// Ends a group of which nothing is live. Waits for one who is moving it.
+    /// Ends a group of which nothing is live, and that nobody has pinned but its maker. Waits for one who is moving it.
     ///
     /// # Errors
     /// [`Error::UnknownGroup`]; [`Error::GroupInUse`] while blocks of its are live; [`Error::Pinned`].
@@ -273,7 +289,7 @@ impl Shared {
         if blocks > 0 {
             return Err(Error::GroupInUse { group: group.name.clone(), blocks: blocks as u64 });
         }
-        if group.pins.load(Ordering::SeqCst) > 0 {
+        if group.pins.load(Ordering::SeqCst) > 1 {
             return Err(Error::Pinned { group: group.name.clone() });
         }
         // Nothing is live, so this makes nothing and copies nothing.
@@ -291,13 +307,21 @@ impl Shared {
         self.store.set_hosting(hosting);
     }
 
-    /// The groups, in the order in which they were made.
+    /// The groups, in the order in which they were made. Waits for those who are moving one.
     pub fn groups(&self) -> Vec<GroupStats> {
         let groups = self.groups.read().groups.clone();
-        groups.iter().map(|group| self.group_stats(group)).collect()
+        groups.iter().map(|group| self.stats_of(group)).collect()
     }
 
-    fn group_stats(&self, group: &Group) -> GroupStats {
+    /// What a group has and did. Waits for one who is moving it.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`].
+    pub fn group_stats(&self, group: GroupId) -> Result<GroupStats> {
+        Ok(self.stats_of(&*self.groups.get(group)?))
+    }
+
+    fn stats_of(&self, group: &Group) -> GroupStats {
         let residence = lock(&group.state).residence();
         let Moves { evictions, restores, bytes_out, bytes_in } = *lock(&group.moves);
         let mut stats = GroupStats {

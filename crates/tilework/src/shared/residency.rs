@@ -48,6 +48,15 @@ impl Default for State {
 }
 
 impl State {
+    /// Notes a stream that uses the group while it is resident.
+    pub fn used_on(&mut self, stream: Stream) {
+        if let State::Resident { users, .. } = self
+            && !users.contains(&stream)
+        {
+            users.push(stream);
+        }
+    }
+
     pub fn residence(&self) -> Residence {
         match self {
             State::Resident { .. } => Residence::Resident,
@@ -161,15 +170,14 @@ impl Shared {
     pub(super) fn come(&self, group: &Group, stream: Option<Stream>) -> Result<u64> {
         let mut state = lock(&group.state);
         let bytes = self.arrive(group, &mut state)?;
-        if let (State::Resident { users, arrived }, Some(stream)) = (&mut *state, stream) {
+        let Some(stream) = stream else { return Ok(bytes) };
+        if let State::Resident { arrived, .. } = &mut *state {
             match arrived.as_ref().filter(|event| !event.passed()) {
                 Some(event) => event.wait(stream)?,
                 None => *arrived = None,
             }
-            if !users.contains(&stream) {
-                users.push(stream);
-            }
         }
+        state.used_on(stream);
         Ok(bytes)
     }
 

@@ -75,15 +75,20 @@ struct Member {
 }
 
 /// Runs one, on streams of these. Others may blow on the same front at the same time, under names of their own.
-/// Memory is used as under any limit: pinned meanwhile.
+/// Memory is used as under any limit: pinned meanwhile. `calm` is called before the end, at which everything is looked
+/// at and nothing may fail any more.
 ///
 /// # Panics
 /// When a byte is wrong, a refusal is not one of those documented, or the books contradict themselves.
-pub fn storm(front: &Shared, name: &str, streams: &[Stream], weather: Weather) -> Storm {
+pub fn storm(front: &Shared, name: &str, streams: &[Stream], weather: Weather, calm: impl FnOnce()) -> Storm {
     let mut random = Random(weather.seed);
     let mut told = Storm::default();
     let mut members: Vec<Member> = (0..weather.groups)
-        .map(|n| Member { id: front.group(&format!("{name} {n}")).expect("a group"), pins: 0 })
+        .map(|n| {
+            let id = front.group(&format!("{name} {n}")).expect("a group");
+            front.unpin(id).expect("its maker's pin");
+            Member { id, pins: 0 }
+        })
         .collect();
     let mut blocks: BTreeMap<u64, Held> = BTreeMap::new();
     for _ in 0..weather.operations {
@@ -161,10 +166,13 @@ pub fn storm(front: &Shared, name: &str, streams: &[Stream], weather: Weather) -
             }
         }
     }
+    calm();
     front.set_limit(None).expect("no limit is too small");
     for member in &members {
         front.pin(member.id).expect("a group");
-        while front.restore(member.id, Some(streams[0])).inspect_err(|error| told.note(error)).is_err() {}
+        // The first may report what a prefetch met.
+        let _earlier = front.restore(member.id, Some(streams[0])).inspect_err(|error| told.note(error));
+        front.restore(member.id, Some(streams[0])).expect("without a limit and faults a group comes back");
         let here = |(_, block): &(&u64, &Held)| block.group == member.id;
         for (&address, block) in blocks.iter().filter(here) {
             told.check(front, address, block);

@@ -10,8 +10,11 @@ fn rig() -> Rig {
 }
 
 impl Rig {
+    /// A group that may be evicted.
     fn group(&self, name: &str) -> GroupId {
-        self.front.group(name).unwrap()
+        let group = self.front.group(name).unwrap();
+        self.front.unpin(group).unwrap();
+        group
     }
 
     /// A block of a group's whose first use is queued.
@@ -241,9 +244,12 @@ fn blocks_of_an_evicted_group_are_freed_and_its_contents_with_the_last() {
 fn states_are_idempotent_and_refusals_say_why() {
     let mut rig = rig();
     let group = rig.group("unet");
-    assert_eq!(rig.group("unet"), group);
+    assert_eq!(rig.front.group("unet"), Ok(group), "a name is one group's");
     let block = rig.used_for(group, 3 * MIB, A);
     assert_eq!(rig.front.restore(group, None), Ok(0), "it is resident");
+    let made = rig.front.group("vae").unwrap();
+    assert!(matches!(rig.front.evict(made), Err(Error::Pinned { .. })), "its maker has to let it go first");
+    rig.front.remove_group(made).unwrap();
     rig.front.pin(group).unwrap();
     assert_eq!(rig.front.evict(group).unwrap_err().to_string(), "group \"unet\" is pinned: unpin it first");
     rig.front.unpin(group).unwrap();
