@@ -99,6 +99,81 @@ class Torch(unittest.TestCase):
             """
         )
 
+    def test_groups_leave_and_come_back(self):
+        self.program(
+            """
+            import tempfile
+            tilework.torch.enable(device="host", limit=40 * MIB)
+            group = tilework.torch.group("unet")
+            assert tilework.torch.group("unet") is group
+            pattern = torch.arange(12 * MIB, dtype=torch.int64).to(torch.uint8)
+            with group:
+                weights = tensor(12 * MIB)
+            weights.copy_(pattern)
+            other = tensor(MIB)
+            def contents():
+                return torch.equal(weights.cpu(), pattern)
+            for hosting in ({}, {"pinned": 64 * MIB}, {"directory": tempfile.gettempdir()}):
+                tilework.torch.set_hosting(**hosting)
+                assert tilework.torch.evict("unet") >= 12 * MIB
+                stats = group.stats()
+                assert (stats["residence"], stats["held"], stats["live"]) == ("evicted", 0, 12 * MIB), stats
+                assert tilework.torch.evict("unet") == 0
+                group.prefetch()
+                assert tilework.torch.restore("unet") >= 12 * MIB and contents()
+                assert tilework.torch.restore("unet") == 0
+            with group:
+                more = tensor(MIB)
+                group.evict()
+                refused(RuntimeError, "restore it first", lambda: tensor(1))
+            refused(torch.OutOfMemoryError, "CUDA out of memory", lambda: tensor(41 * MIB))
+            big = tensor(30 * MIB)
+            refused(torch.OutOfMemoryError, "out of memory", group.restore)
+            del big
+            group.restore()
+            assert contents()
+            refused(RuntimeError, "pinned", lambda: tilework.torch.set_limit(MIB))
+            # Nothing of what was not let go is evicted for want of memory.
+            refused(torch.OutOfMemoryError, "CUDA out of memory", lambda: tensor(30 * MIB))
+            with group.resident():
+                refused(RuntimeError, "pinned", group.evict)
+            assert group.stats()["residence"] == "resident" and contents()
+            group.evict()
+            del weights, more
+            assert group.stats()["kept"] == 0
+            """
+        )
+
+    def test_managed_modules_make_room_for_each_other(self):
+        self.program(
+            """
+            from torch import nn
+            tilework.torch.enable(device="host", limit=20 * MIB)
+            class Part(nn.Module):
+                def __init__(self, value):
+                    super().__init__()
+                    self.weights = nn.Parameter(torch.full((3 * MIB,), float(value)))
+                def forward(self):
+                    return self.weights.cpu()[:: MIB // 2]
+                def decode(self):
+                    return self()
+            parts = [Part(value) for value in range(4)]
+            kept = [part.weights for part in parts]
+            groups = [tilework.torch.manage(part) for part in parts]
+            assert [group.name for group in groups] == ["Part-0", "Part-1", "Part-2", "Part-3"]
+            assert all(part.weights is weight and weight.is_cuda for part, weight in zip(parts, kept))
+            for _ in range(3):
+                for value, part in enumerate(parts):
+                    with torch.no_grad():
+                        assert torch.equal(part.decode(), torch.full((6,), float(value)))
+            stats = [group.stats() for group in groups]
+            assert all(figures["restores"] >= 2 and figures["pins"] == 0 for figures in stats), stats
+            assert sum(figures["residence"] == "resident" for figures in stats) == 1, stats
+            assert tilework.torch.stats()["held"] <= 20 * MIB
+            refused(RuntimeError, "backward", parts[0])
+            """
+        )
+
     def test_statistics(self):
         self.both(
             """

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-OK = 0
+OK, OUT_OF_MEMORY = 0, 2
 
 
 class Error(RuntimeError):
@@ -59,6 +59,23 @@ class Figures(ctypes.Structure):
     _fields_ = [("size", ctypes.c_size_t)] + [(name, ctypes.c_uint64) for name in FIGURES]
 
 
+GROUP_FIGURES = ("pins", "live", "held", "kept", "evictions", "restores", "bytes_out", "bytes_in")
+
+# The names of `tilework_residence`.
+RESIDENCES = ("resident", "evicted", "arriving")
+
+
+class GroupFigures(ctypes.Structure):
+    """`tilework_group_figures`."""
+
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("residence", ctypes.c_int),
+        ("pins", ctypes.c_uint32),
+        *((name, ctypes.c_uint64) for name in GROUP_FIGURES[1:]),
+    ]
+
+
 def _path() -> Path:
     # For work on Tilework itself: a library that was just built.
     override = os.environ.get("TILEWORK_LIBRARY")
@@ -83,6 +100,21 @@ for _name, _result, _arguments in [
     ("tilework_stats", _status, [_handle, ctypes.POINTER(Figures)]),
     ("tilework_record_start", _status, [_handle, ctypes.c_char_p]),
     ("tilework_record_stop", _status, [_handle]),
+    ("tilework_group", _status, [_handle, ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint32)]),
+    ("tilework_group_used_on", _status, [_handle, ctypes.c_uint32, ctypes.c_void_p]),
+    ("tilework_evict", _status, [_handle, ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint64)]),
+    ("tilework_discard", _status, [_handle, ctypes.c_uint32, ctypes.POINTER(ctypes.c_uint64)]),
+    (
+        "tilework_restore",
+        _status,
+        [_handle, ctypes.c_uint32, ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64)],
+    ),
+    ("tilework_prefetch", _status, [_handle, ctypes.c_uint32]),
+    ("tilework_pin", _status, [_handle, ctypes.c_uint32]),
+    ("tilework_unpin", _status, [_handle, ctypes.c_uint32]),
+    ("tilework_group_stats", _status, [_handle, ctypes.c_uint32, ctypes.POINTER(GroupFigures)]),
+    ("tilework_set_hosting", _status, [_handle, ctypes.c_uint64, ctypes.c_char_p]),
+    ("tilework_set_limit", _status, [_handle, ctypes.c_uint64]),
     (
         "tilework_ort_configure",
         _status,
@@ -94,6 +126,8 @@ for _name, _result, _arguments in [
     ("tilework_torch_manager", _status, [ctypes.c_int, ctypes.POINTER(_handle)]),
     ("tilework_torch_record_start", _status, [ctypes.c_char_p]),
     ("tilework_torch_record_stop", _status, []),
+    ("tilework_torch_enter_group", _status, [ctypes.c_char_p]),
+    ("tilework_torch_leave_group", _status, []),
     ("tilework_torch_throws_out_of_memory", ctypes.c_bool, []),
     ("tilework_torch_stats", _status, [ctypes.c_int, ctypes.POINTER(ctypes.c_int64), ctypes.c_size_t]),
     ("tilework_torch_reset_peaks", _status, [ctypes.c_int]),

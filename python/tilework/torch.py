@@ -16,13 +16,29 @@ import atexit
 import ctypes
 import os
 import warnings
-from typing import Any
+from typing import Any, Sequence
 
-from tilework import _hooks, _managers
+from tilework import _groups, _hooks, _managers
 from tilework._library import Options, address, call, LIB, PATH
+from tilework._groups import Group
 from tilework._managers import Recording
 
-__all__ = ["enable", "end_of_execution", "forget_stream", "record", "stats", "trim"]
+__all__ = [
+    "discard",
+    "enable",
+    "end_of_execution",
+    "evict",
+    "forget_stream",
+    "group",
+    "manage",
+    "prefetch",
+    "record",
+    "restore",
+    "set_hosting",
+    "set_limit",
+    "stats",
+    "trim",
+]
 
 _enabled: tuple[Any, ...] | None = None
 
@@ -156,6 +172,102 @@ def trim(device: Any = None) -> int:
 def end_of_execution(device: Any = None) -> None:
     """Tells that a step or a request is done: what was not used for some of them is given back."""
     call("tilework_end_of_execution", _manager(device))
+
+
+def _stream(device: Any) -> int:
+    import torch
+
+    stream: int = torch.cuda.current_stream(device).cuda_stream
+    return stream
+
+
+_known: dict[str, Group] = {}
+
+
+def group(name: str) -> Group:
+    """The group of this name; what the thread allocates in its `with` block belongs to it.
+
+    Allocations of other threads, those of a backward pass among them, do not. Example::
+
+        with tilework.torch.group("unet"):
+            unet = UNet().half().cuda()
+        tilework.torch.evict("unet")
+    """
+    _check()
+    return _known.setdefault(name, Group(name, _manager, _stream))
+
+
+def _named(group_or_name: Group | str) -> Group:
+    return group_or_name if isinstance(group_or_name, Group) else group(group_or_name)
+
+
+def evict(group: Group | str, device: Any = None) -> int:
+    """`Group.evict()` of a group, also by name."""
+    return _named(group).evict(device)
+
+
+def discard(group: Group | str, device: Any = None) -> int:
+    """`Group.discard()` of a group, also by name."""
+    return _named(group).discard(device)
+
+
+def restore(group: Group | str, device: Any = None) -> int:
+    """`Group.restore()` of a group, also by name."""
+    return _named(group).restore(device)
+
+
+def prefetch(group: Group | str, device: Any = None) -> None:
+    """`Group.prefetch()` of a group, also by name."""
+    _named(group).prefetch(device)
+
+
+def manage(
+    module: Any, name: str | None = None, device: Any = "cuda", methods: Sequence[str] = _groups.METHODS
+) -> Group:
+    """Gives a module a group of its own that is on the GPU while the module runs, and leaves when memory lacks.
+
+    Its parameters and buffers move to the GPU, in memory of the group. Each call of one of its `methods` first brings
+    them back if they are gone, which may send other managed groups away under the limit, and keeps them until it
+    returns. What the call allocates belongs to no group and stays. For inference: a call that would record gradients
+    is refused.
+
+    Args:
+        module: a torch.nn.Module.
+        name: the group's name; None: the class's, with a number.
+        device: which GPU.
+        methods: by what the module is run; those it does not have do not matter.
+    """
+    _check()
+    if name is None:
+        kind = type(module).__name__
+        name = next(n for n in (f"{kind}-{count}" for count in range(len(_known) + 1)) if n not in _known)
+    member = group(name)
+    _groups.move(module, member, device)
+    member.release(device)
+    _groups.watch(module, member, device, methods)
+    return member
+
+
+def set_hosting(pinned: int = 0, directory: str | os.PathLike[str] | None = None, device: Any = None) -> None:
+    """Says where the contents of groups are kept that are evicted from now on.
+
+    Args:
+        pinned: bytes that may be kept in pinned memory, from which the GPU copies at full speed by itself. Once made
+            it is kept for the rest of the process.
+        directory: where what exceeds that is kept, in files without a name. None: in ordinary memory.
+        device: whose groups; the current GPU if None.
+    """
+    where = None if directory is None else os.fsencode(directory)
+    call("tilework_set_hosting", _manager(device), pinned, where)
+
+
+def set_limit(limit: int | None, device: Any = None) -> None:
+    """Limits the physical memory that a GPU's manager holds, bytes; None lifts the limit.
+
+    Raises:
+        RuntimeError: groups that are pinned hold more.
+    """
+    call("tilework_set_limit", _manager(device), limit or 0)
 
 
 def forget_stream(stream: Any) -> None:
