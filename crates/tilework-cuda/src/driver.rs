@@ -52,6 +52,10 @@ pub const INVALID_CONTEXT: Code = 201;
 pub const INVALID_HANDLE: Code = 400;
 /// `CUDA_ERROR_NOT_READY`: queued work has not finished.
 pub const NOT_READY: Code = 600;
+/// `CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED`.
+pub const HOST_MEMORY_ALREADY_REGISTERED: Code = 712;
+/// `CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED`.
+pub const HOST_MEMORY_NOT_REGISTERED: Code = 713;
 /// `CUDA_ERROR_NOT_SUPPORTED`.
 pub const NOT_SUPPORTED: Code = 801;
 /// `CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED`.
@@ -79,6 +83,8 @@ pub const CAPTURE_STATUS_ACTIVE: c_uint = 1;
 pub const STREAM_NON_BLOCKING: c_uint = 1;
 /// `CU_EVENT_DISABLE_TIMING`.
 pub const EVENT_DISABLE_TIMING: c_uint = 2;
+/// `CU_MEMHOSTREGISTER_PORTABLE`: pinned for all contexts.
+pub const REGISTER_PORTABLE: c_uint = 1;
 
 /// `CUmemLocation`: whose memory, or whose access.
 #[repr(C)]
@@ -235,6 +241,12 @@ functions! {
     mem_free = "cuMemFree_v2"(address: Address);
     memcpy_host_to_device = "cuMemcpyHtoD_v2"(to: Address, from: *const c_void, bytes: usize);
     memcpy_device_to_host = "cuMemcpyDtoH_v2"(to: *mut c_void, from: Address, bytes: usize);
+    memcpy_host_to_device_async = "cuMemcpyHtoDAsync_v2"(
+        to: Address, from: *const c_void, bytes: usize, stream: Stream);
+    memcpy_device_to_host_async = "cuMemcpyDtoHAsync_v2"(
+        to: *mut c_void, from: Address, bytes: usize, stream: Stream);
+    mem_host_register = "cuMemHostRegister_v2"(start: *mut c_void, bytes: usize, flags: c_uint);
+    mem_host_unregister = "cuMemHostUnregister"(start: *mut c_void);
     memset_d8 = "cuMemsetD8_v2"(address: Address, value: u8, bytes: usize);
     stream_create = "cuStreamCreate"(stream: *mut Stream, flags: c_uint);
     stream_destroy = "cuStreamDestroy_v2"(stream: Stream);

@@ -9,6 +9,8 @@
 //! * an unmapping takes whole mappings without gaps; a reservation in which anything is mapped stays;
 //! * a released handle keeps its memory until its last mapping is gone, and is zeros when new, which
 //!   what `cuMemAlloc` returns is not;
+//! * an asynchronous copy is made when its stream gets there, to or from memory of the host that is registered;
+//!   nothing is registered twice;
 //! * memory belongs to contexts: without a current one, its functions fail;
 //! * while the thread's capture mode is not relaxed and a stream is being captured, calls that could
 //!   break the capture fail;
@@ -156,6 +158,11 @@ impl Fake {
         self.state().memory.held_bytes()
     }
 
+    /// Host memory that is registered, bytes.
+    pub fn registered_bytes(&self) -> u64 {
+        self.state().memory.registered_bytes()
+    }
+
     /// Reservations and allocations of address space.
     pub fn ranges(&self) -> usize {
         self.state().memory.ranges()
@@ -200,7 +207,8 @@ impl Fake {
         self.run_queues();
     }
 
-    /// How many unmappings took addresses away that queued work used: faults on a real GPU.
+    /// How many unmappings, and ends of registrations, took addresses away that queued work used: faults on a real
+    /// GPU.
     pub fn unmapped_under_work(&self) -> u64 {
         self.state().unmapped_under_work
     }
@@ -219,7 +227,10 @@ impl Fake {
     /// Runs all that may run, host functions outside the lock, as they may call the test's own code.
     fn run_queues(&self) {
         loop {
-            let function = self.state().streams.run();
+            let function = {
+                let state = &mut *self.state();
+                state.streams.run(&state.memory)
+            };
             self.shared.finished.notify_all();
             match function {
                 Some(function) => function.call(),

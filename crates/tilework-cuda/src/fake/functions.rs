@@ -6,14 +6,14 @@
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
 use super::memory::pointer;
-use super::streams::HostCall;
+use super::streams::{Copy, HostCall, Way};
 use super::{CAPTURE_MODE, CONTEXTS, Fake, Needs, context_of, serve};
 use crate::driver::{
     ACCESS_READ_WRITE, ALLOCATION_PINNED, ATTRIBUTE_MAPS_MEMORY, AccessDesc, Address, AllocationProp,
     CAPTURE_STATUS_ACTIVE, CAPTURE_STATUS_NONE, Code, Context, DEINITIALIZED, DeviceHandle, Event, Functions,
-    HostFn, INVALID_CONTEXT, INVALID_DEVICE, INVALID_HANDLE, INVALID_VALUE, LOCATION_DEVICE, Location,
-    MemoryHandle, NO_DEVICE, NOT_INITIALIZED, NOT_READY, NOT_SUPPORTED, OUT_OF_MEMORY,
-    STREAM_CAPTURE_UNSUPPORTED, SUCCESS, Stream,
+    HOST_MEMORY_ALREADY_REGISTERED, HOST_MEMORY_NOT_REGISTERED, HostFn, INVALID_CONTEXT, INVALID_DEVICE,
+    INVALID_HANDLE, INVALID_VALUE, LOCATION_DEVICE, Location, MemoryHandle, NO_DEVICE, NOT_INITIALIZED,
+    NOT_READY, NOT_SUPPORTED, OUT_OF_MEMORY, REGISTER_PORTABLE, STREAM_CAPTURE_UNSUPPORTED, SUCCESS, Stream,
 };
 
 pub(super) const TABLE: Functions = Functions {
@@ -46,6 +46,10 @@ pub(super) const TABLE: Functions = Functions {
     mem_free,
     memcpy_host_to_device,
     memcpy_device_to_host,
+    memcpy_host_to_device_async,
+    memcpy_device_to_host_async,
+    mem_host_register,
+    mem_host_unregister,
     memset_d8,
     stream_create,
     stream_destroy,
@@ -106,6 +110,14 @@ fn words(code: Code) -> Option<(&'static CStr, &'static CStr)> {
         INVALID_CONTEXT => (c"CUDA_ERROR_INVALID_CONTEXT", c"invalid device context"),
         INVALID_HANDLE => (c"CUDA_ERROR_INVALID_HANDLE", c"invalid resource handle"),
         NOT_READY => (c"CUDA_ERROR_NOT_READY", c"device not ready"),
+        HOST_MEMORY_ALREADY_REGISTERED => (
+            c"CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED",
+            c"part or all of the requested memory range is already mapped",
+        ),
+        HOST_MEMORY_NOT_REGISTERED => (
+            c"CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED",
+            c"pointer does not correspond to a registered memory region",
+        ),
         NOT_SUPPORTED => (c"CUDA_ERROR_NOT_SUPPORTED", c"operation not supported"),
         STREAM_CAPTURE_UNSUPPORTED => {
             (c"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", c"operation not permitted when stream is capturing")
@@ -398,6 +410,57 @@ unsafe extern "system" fn memcpy_device_to_host(to: *mut c_void, from: Address, 
         state.memory.check_use(current_gpu()?, from, bytes as u64)?;
         // SAFETY: the source was found mapped and readable; the destination is the caller's to answer for.
         unsafe { to.cast::<u8>().copy_from(pointer(from).cast(), bytes) };
+        Ok(())
+    })
+}
+
+unsafe extern "system" fn memcpy_host_to_device_async(
+    to: Address,
+    from: *const c_void,
+    bytes: usize,
+    stream: Stream,
+) -> Code {
+    let host = from.expose_provenance() as u64;
+    queue_copy("cuMemcpyHtoDAsync", stream, |gpu| Copy { way: Way::Up, gpu, device: to, host, bytes })
+}
+
+unsafe extern "system" fn memcpy_device_to_host_async(
+    to: *mut c_void,
+    from: Address,
+    bytes: usize,
+    stream: Stream,
+) -> Code {
+    let host = to.expose_provenance() as u64;
+    queue_copy("cuMemcpyDtoHAsync", stream, |gpu| Copy { way: Way::Down, gpu, device: from, host, bytes })
+}
+
+/// Queues a copy. A real driver takes memory that is not registered, too, and makes the host wait; nobody here
+/// relies on that, so it is refused.
+fn queue_copy(function: &'static str, stream: Stream, copy: impl FnOnce(usize) -> Copy) -> Code {
+    then_run(serve(function, Needs::Context, |state| {
+        let copy = copy(current_gpu()?);
+        state.memory.check_use(copy.gpu, copy.device, copy.bytes as u64)?;
+        if !state.memory.is_registered(copy.host, copy.bytes as u64) {
+            return Err(NOT_SUPPORTED);
+        }
+        state.streams.copy(stream, copy)
+    }))
+}
+
+unsafe extern "system" fn mem_host_register(start: *mut c_void, bytes: usize, flags: c_uint) -> Code {
+    serve("cuMemHostRegister", Needs::Memory, |state| {
+        if start.is_null() || bytes == 0 || flags != REGISTER_PORTABLE {
+            return Err(INVALID_VALUE);
+        }
+        state.memory.register(start.expose_provenance() as u64, bytes as u64)
+    })
+}
+
+unsafe extern "system" fn mem_host_unregister(start: *mut c_void) -> Code {
+    serve("cuMemHostUnregister", Needs::Memory, |state| {
+        let start = start.addr() as u64;
+        let bytes = state.memory.unregister(start)?;
+        state.unmapped_under_work += u64::from(state.streams.use_any_of(start, bytes));
         Ok(())
     })
 }
