@@ -63,10 +63,17 @@ pub const STREAM_CAPTURE_UNSUPPORTED: Code = 900;
 
 /// `CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED`.
 pub const ATTRIBUTE_MAPS_MEMORY: c_uint = 102;
+/// `CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID`: the node of the host that is next to the GPU; below zero where the host has
+/// but one.
+pub const ATTRIBUTE_HOST_NUMA_ID: c_uint = 134;
+/// `CU_DEVICE_ATTRIBUTE_HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED`. Drivers before CUDA 12.9 do not know it.
+pub const ATTRIBUTE_MAPS_HOST_MEMORY: c_uint = 141;
 /// `CU_MEM_ALLOCATION_TYPE_PINNED`.
 pub const ALLOCATION_PINNED: c_uint = 1;
 /// `CU_MEM_LOCATION_TYPE_DEVICE`.
 pub const LOCATION_DEVICE: c_uint = 1;
+/// `CU_MEM_LOCATION_TYPE_HOST_NUMA`.
+pub const LOCATION_HOST_NUMA: c_uint = 3;
 /// `CU_MEM_ACCESS_FLAGS_PROT_READWRITE`.
 pub const ACCESS_READ_WRITE: c_uint = 3;
 /// `CU_MEM_ALLOC_GRANULARITY_MINIMUM`.
@@ -92,7 +99,7 @@ pub const REGISTER_PORTABLE: c_uint = 1;
 pub struct Location {
     /// `type`.
     pub kind: c_uint,
-    /// `id`: the device, for [`LOCATION_DEVICE`].
+    /// `id`: the device for [`LOCATION_DEVICE`], the node for [`LOCATION_HOST_NUMA`].
     pub id: c_int,
 }
 
@@ -141,15 +148,25 @@ impl Location {
     pub fn device(device: DeviceHandle) -> Location {
         Location { kind: LOCATION_DEVICE, id: device }
     }
+
+    /// The memory of a node of the host.
+    pub fn host(node: c_int) -> Location {
+        Location { kind: LOCATION_HOST_NUMA, id: node }
+    }
 }
 
 impl AllocationProp {
     /// Plain memory of a device, not shared with other processes.
     pub fn device(device: DeviceHandle) -> AllocationProp {
+        AllocationProp::at(Location::device(device))
+    }
+
+    /// Plain memory, not shared with other processes.
+    pub fn at(location: Location) -> AllocationProp {
         AllocationProp {
             kind: ALLOCATION_PINNED,
             requested_handle_types: 0,
-            location: Location::device(device),
+            location,
             win32_handle_metadata: ptr::null_mut(),
             flags: AllocationFlags::default(),
         }

@@ -48,12 +48,20 @@ pub struct Config {
     pub granularity: u64,
     /// The memory of each, bytes. Only what is used takes memory of the host.
     pub total_bytes: u64,
+    /// Whether they map memory of the host, in multiples of the same.
+    pub maps_host_memory: bool,
 }
 
 impl Default for Config {
-    /// Two GPUs that map memory, with 4 GiB each in multiples of 2 MiB.
+    /// Two GPUs that map memory, with 4 GiB each in multiples of 2 MiB, and the host's.
     fn default() -> Config {
-        Config { gpus: 2, maps_memory: true, granularity: 2 << 20, total_bytes: 4 << 30 }
+        Config {
+            gpus: 2,
+            maps_memory: true,
+            granularity: 2 << 20,
+            total_bytes: 4 << 30,
+            maps_host_memory: true,
+        }
     }
 }
 
@@ -153,9 +161,14 @@ impl Fake {
         self.state().calls.values().sum()
     }
 
-    /// Physical memory in use, bytes: what a GPU's own count would show.
+    /// Physical memory in use on the GPUs, bytes: what a GPU's own count would show.
     pub fn held_bytes(&self) -> u64 {
         self.state().memory.held_bytes()
+    }
+
+    /// Physical memory in use on the host, bytes.
+    pub fn host_bytes(&self) -> u64 {
+        self.state().memory.host_bytes()
     }
 
     /// Host memory that is registered, bytes.

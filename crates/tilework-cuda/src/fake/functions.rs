@@ -7,13 +7,14 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
 use super::memory::pointer;
 use super::streams::{Copy, HostCall, Way};
-use super::{CAPTURE_MODE, CONTEXTS, Fake, Needs, context_of, serve};
+use super::{CAPTURE_MODE, CONTEXTS, Fake, Needs, State, context_of, serve};
 use crate::driver::{
-    ACCESS_READ_WRITE, ALLOCATION_PINNED, ATTRIBUTE_MAPS_MEMORY, AccessDesc, Address, AllocationProp,
-    CAPTURE_STATUS_ACTIVE, CAPTURE_STATUS_NONE, Code, Context, DEINITIALIZED, DeviceHandle, Event, Functions,
-    HOST_MEMORY_ALREADY_REGISTERED, HOST_MEMORY_NOT_REGISTERED, HostFn, INVALID_CONTEXT, INVALID_DEVICE,
-    INVALID_HANDLE, INVALID_VALUE, LOCATION_DEVICE, Location, MemoryHandle, NO_DEVICE, NOT_INITIALIZED,
-    NOT_READY, NOT_SUPPORTED, OUT_OF_MEMORY, REGISTER_PORTABLE, STREAM_CAPTURE_UNSUPPORTED, SUCCESS, Stream,
+    ACCESS_READ_WRITE, ALLOCATION_PINNED, ATTRIBUTE_HOST_NUMA_ID, ATTRIBUTE_MAPS_HOST_MEMORY,
+    ATTRIBUTE_MAPS_MEMORY, AccessDesc, Address, AllocationProp, CAPTURE_STATUS_ACTIVE, CAPTURE_STATUS_NONE,
+    Code, Context, DEINITIALIZED, DeviceHandle, Event, Functions, HOST_MEMORY_ALREADY_REGISTERED,
+    HOST_MEMORY_NOT_REGISTERED, HostFn, INVALID_CONTEXT, INVALID_DEVICE, INVALID_HANDLE, INVALID_VALUE,
+    LOCATION_DEVICE, Location, MemoryHandle, NO_DEVICE, NOT_INITIALIZED, NOT_READY, NOT_SUPPORTED,
+    OUT_OF_MEMORY, REGISTER_PORTABLE, STREAM_CAPTURE_UNSUPPORTED, SUCCESS, Stream,
 };
 
 pub(super) const TABLE: Functions = Functions {
@@ -169,6 +170,8 @@ unsafe extern "system" fn device_get_attribute(out: *mut c_int, attribute: c_uin
         state.gpu(device)?;
         let value = match attribute {
             ATTRIBUTE_MAPS_MEMORY => c_int::from(state.config.maps_memory),
+            ATTRIBUTE_MAPS_HOST_MEMORY => c_int::from(state.config.maps_host_memory),
+            ATTRIBUTE_HOST_NUMA_ID => NODE,
             _ => return Err(INVALID_VALUE),
         };
         // SAFETY: as the caller of the driver's function answers for.
@@ -256,18 +259,30 @@ unsafe extern "system" fn mem_get_info(free: *mut usize, total: *mut usize) -> C
     })
 }
 
-/// What is wrong with a description of memory.
+/// The one node of the host.
+const NODE: c_int = 0;
+
+/// Whether memory is described that lies on the host.
+///
+/// # Errors
+/// What is wrong with the description.
 ///
 /// # Safety
 /// `prop` must be null or valid for the read.
-unsafe fn check_prop(prop: *const AllocationProp, gpus: usize) -> Result<(), Code> {
+unsafe fn check_prop(prop: *const AllocationProp, state: &State) -> Result<bool, Code> {
     // SAFETY: valid for the read, by this function's contract.
     let prop = unsafe { prop.as_ref() }.ok_or(INVALID_VALUE)?;
     let known = prop.kind == ALLOCATION_PINNED
         && prop.requested_handle_types == 0
         && prop.win32_handle_metadata.is_null()
         && prop.flags.reserved == [0; 4];
-    if known { check_location(prop.location, gpus).map(drop) } else { Err(INVALID_VALUE) }
+    if !known {
+        return Err(INVALID_VALUE);
+    }
+    if state.config.maps_host_memory && prop.location == Location::host(NODE) {
+        return Ok(true);
+    }
+    check_location(prop.location, state.retained.len()).map(|_| false)
 }
 
 /// Which of `gpus` GPUs is named.
@@ -289,7 +304,7 @@ unsafe extern "system" fn mem_get_allocation_granularity(
 ) -> Code {
     serve("cuMemGetAllocationGranularity", Needs::Init, |state| {
         // SAFETY: as the caller of the driver's function answers for.
-        unsafe { check_prop(prop, state.retained.len()) }?;
+        unsafe { check_prop(prop, state) }?;
         if !state.config.maps_memory {
             return Err(NOT_SUPPORTED);
         }
@@ -327,11 +342,11 @@ unsafe extern "system" fn mem_create(
 ) -> Code {
     serve("cuMemCreate", Needs::Memory, |state| {
         // SAFETY: as the caller of the driver's function answers for.
-        unsafe { check_prop(prop, state.retained.len()) }?;
+        let on_host = unsafe { check_prop(prop, state) }?;
         if flags != 0 {
             return Err(INVALID_VALUE);
         }
-        let created = state.memory.create(bytes as u64)?;
+        let created = state.memory.create(bytes as u64, on_host)?;
         // SAFETY: as above.
         unsafe { put(handle, created) }
     })

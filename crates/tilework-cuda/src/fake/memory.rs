@@ -38,6 +38,7 @@ struct Physical {
     bytes: u64,
     mapped: u32,
     released: bool,
+    on_host: bool,
 }
 
 struct Space {
@@ -71,7 +72,12 @@ impl Memory {
 
     pub fn held_bytes(&self) -> u64 {
         let allocated = self.ranges.values().filter(|space| space.allocated).map(|space| space.bytes);
-        self.handles.values().map(|handle| handle.bytes).chain(allocated).sum()
+        let created = self.handles.values().filter(|handle| !handle.on_host).map(|handle| handle.bytes);
+        created.chain(allocated).sum()
+    }
+
+    pub fn host_bytes(&self) -> u64 {
+        self.handles.values().filter(|handle| handle.on_host).map(|handle| handle.bytes).sum()
     }
 
     pub fn ranges(&self) -> usize {
@@ -96,21 +102,23 @@ impl Memory {
         Ok(())
     }
 
-    pub fn create(&mut self, bytes: u64) -> Result<u64, Code> {
+    pub fn create(&mut self, bytes: u64, on_host: bool) -> Result<u64, Code> {
         if !self.config.maps_memory {
             return Err(NOT_SUPPORTED);
         }
         if bytes == 0 || !bytes.is_multiple_of(self.config.granularity) {
             return Err(INVALID_VALUE);
         }
-        self.check_room(bytes)?;
+        if !on_host {
+            self.check_room(bytes)?;
+        }
         let offset = self.end;
-        let end = offset + bytes;
+        let end = offset.checked_add(bytes).ok_or(OUT_OF_MEMORY)?;
         ftruncate(&self.file, end).map_err(|_| OUT_OF_MEMORY)?;
         self.end = end;
         let handle = self.next_handle;
         self.next_handle += 1;
-        self.handles.insert(handle, Physical { offset, bytes, mapped: 0, released: false });
+        self.handles.insert(handle, Physical { offset, bytes, mapped: 0, released: false, on_host });
         Ok(handle)
     }
 

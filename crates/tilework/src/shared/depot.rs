@@ -20,6 +20,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::lane::Key;
 use super::streams::{Event, InOrder, Streams};
+use crate::device::books::no_host_heaps;
 use crate::device::{Bind, Call, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
 use crate::error::Error;
 use crate::manager::{Stream, Usage};
@@ -184,7 +185,8 @@ impl Depot {
             State { stock: BTreeMap::new(), late: Vec::new(), unreserve: Vec::new(), executions: 0, device };
         Depot {
             name: state.device.name(),
-            caps: state.device.caps().clone(),
+            // Lanes know of heaps on the device only.
+            caps: Caps { host_heaps: false, ..state.device.caps().clone() },
             streams,
             done: Arc::new(InOrder),
             open_pools,
@@ -642,6 +644,10 @@ impl Device for Door {
         let heap = self.depot.create(&self.home, bytes)?;
         self.lengths.insert(heap, bytes);
         Ok(heap)
+    }
+
+    fn create_on_host(&mut self, _: u64) -> Result<HeapId, DeviceError> {
+        Err(no_host_heaps())
     }
 
     fn release(&mut self, heap: HeapId) -> Result<(), DeviceError> {

@@ -288,6 +288,10 @@ impl Device for Timed {
         self.inner.create(bytes)
     }
 
+    fn create_on_host(&mut self, bytes: u64) -> Result<HeapId, DeviceError> {
+        self.inner.create_on_host(bytes)
+    }
+
     fn release(&mut self, heap: HeapId) -> Result<(), DeviceError> {
         self.inner.release(heap)
     }
