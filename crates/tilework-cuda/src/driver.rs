@@ -90,6 +90,8 @@ pub const CAPTURE_STATUS_ACTIVE: c_uint = 1;
 pub const STREAM_NON_BLOCKING: c_uint = 1;
 /// `CU_EVENT_DISABLE_TIMING`.
 pub const EVENT_DISABLE_TIMING: c_uint = 2;
+/// `CU_POINTER_ATTRIBUTE_HOST_POINTER`: by what address the host reaches memory.
+pub const POINTER_ATTRIBUTE_HOST_POINTER: c_uint = 4;
 /// `CU_MEMHOSTREGISTER_PORTABLE`: pinned for all contexts.
 pub const REGISTER_PORTABLE: c_uint = 1;
 
@@ -262,6 +264,7 @@ functions! {
         to: Address, from: *const c_void, bytes: usize, stream: Stream);
     memcpy_device_to_host_async = "cuMemcpyDtoHAsync_v2"(
         to: *mut c_void, from: Address, bytes: usize, stream: Stream);
+    pointer_get_attribute = "cuPointerGetAttribute"(value: *mut c_void, attribute: c_uint, address: Address);
     mem_host_register = "cuMemHostRegister_v2"(start: *mut c_void, bytes: usize, flags: c_uint);
     mem_host_unregister = "cuMemHostUnregister"(start: *mut c_void);
     memset_d8 = "cuMemsetD8_v2"(address: Address, value: u8, bytes: usize);

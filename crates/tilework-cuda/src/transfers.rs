@@ -20,9 +20,9 @@ use tilework::device::{Call, DeviceError};
 use tilework::shared::streams::{Event, InOrder};
 use tilework::shared::transfers::{Staging, Transfers};
 
-use crate::driver::{self, REGISTER_PORTABLE, STREAM_NON_BLOCKING};
+use crate::driver::{self, POINTER_ATTRIBUTE_HOST_POINTER, REGISTER_PORTABLE, STREAM_NON_BLOCKING};
 use crate::error::CudaError;
-use crate::gpu::{Gpu, tell};
+use crate::gpu::{Entered, Gpu, tell};
 use crate::streams::{Events, Recorded};
 
 /// What buffers are aligned to and come in multiples of, bytes: a huge page of the hosts that GPUs are in. A GPU
@@ -200,11 +200,24 @@ impl Buffer {
         if bytes == 0 {
             return Ok(());
         }
-        self.copy(way, at, address, bytes).map_err(|error| error.failed(call))
+        let reason = match self.copy(way, at, address, bytes) {
+            Ok(true) => return Ok(()),
+            Ok(false) => format!("{address:#x} is memory of the host, not of the device"),
+            Err(error) => return Err(error.failed(call)),
+        };
+        Err(DeviceError::Failed { call, reason })
     }
 
-    /// Queues a copy of bytes that are in the buffer, behind the others of the buffer.
-    fn copy(&mut self, way: Way, at: usize, address: u64, bytes: usize) -> Result<(), CudaError> {
+    /// Queues a copy of bytes that are in the buffer, behind the others of the buffer. False: the address is no
+    /// device's.
+    fn copy(&mut self, way: Way, at: usize, address: u64, bytes: usize) -> Result<bool, CudaError> {
+        // The driver would copy to any memory of the process that is registered with it.
+        let last = address.saturating_add(bytes as u64 - 1);
+        let entered = self.link.gpu().enter()?;
+        if [address, last].into_iter().any(|address| is_the_hosts(&entered, address)) {
+            return Ok(false);
+        }
+        drop(entered);
         let stream = self.link.stream(way)?;
         if self.last.as_ref().is_some_and(|(before, _)| *before != way)
             && let Some(place) = self.place()?
@@ -222,7 +235,8 @@ impl Buffer {
             // SAFETY: the host's part lies in the buffer, as the caller has found. It is registered and stays until
             // the copy was made, which dropping waits for. Nobody looks at it or changes it before: what `contents`
             // shows is borrowed from the buffer, as `self` is here, and the copies of the buffer follow each
-            // other. The device's part the driver looks up. The stream is the link's own.
+            // other. The device's part is none of the host's memory, as seen above, and the driver refuses what
+            // is not mapped. The stream is the link's own.
             unsafe {
                 match way {
                     Way::Down => (f.memcpy_device_to_host_async)(host, address, bytes, stream),
@@ -232,7 +246,7 @@ impl Buffer {
         })?;
         // What cannot be marked now is when somebody needs it.
         self.last = Some((way, self.link.record(way).ok()));
-        Ok(())
+        Ok(true)
     }
 
     /// The place behind all copies queued so far; `None` when there is nothing to wait for.
@@ -261,6 +275,19 @@ impl Buffer {
             unsafe { (f.mem_host_unregister)(start) }
         })
     }
+}
+
+/// Whether the host reaches memory by this address.
+fn is_the_hosts(entered: &Entered<'_>, address: u64) -> bool {
+    let mut pointer: *mut c_void = ptr::null_mut();
+    let asked = entered.call("cuPointerGetAttribute", |f| {
+        // SAFETY: `pointer` is valid for the write of a pointer, which this attribute is; any address may be asked for.
+        unsafe {
+            (f.pointer_get_attribute)((&raw mut pointer).cast(), POINTER_ATTRIBUTE_HOST_POINTER, address)
+        }
+    });
+    // It is an error for memory of devices, and for what is none.
+    asked.is_ok()
 }
 
 impl Staging for Buffer {

@@ -14,7 +14,8 @@ use crate::driver::{
     Code, Context, DEINITIALIZED, DeviceHandle, Event, Functions, HOST_MEMORY_ALREADY_REGISTERED,
     HOST_MEMORY_NOT_REGISTERED, HostFn, INVALID_CONTEXT, INVALID_DEVICE, INVALID_HANDLE, INVALID_VALUE,
     LOCATION_DEVICE, Location, MemoryHandle, NO_DEVICE, NOT_INITIALIZED, NOT_READY, NOT_SUPPORTED,
-    OUT_OF_MEMORY, REGISTER_PORTABLE, STREAM_CAPTURE_UNSUPPORTED, SUCCESS, Stream,
+    OUT_OF_MEMORY, POINTER_ATTRIBUTE_HOST_POINTER, REGISTER_PORTABLE, STREAM_CAPTURE_UNSUPPORTED, SUCCESS,
+    Stream,
 };
 
 pub(super) const TABLE: Functions = Functions {
@@ -49,6 +50,7 @@ pub(super) const TABLE: Functions = Functions {
     memcpy_device_to_host,
     memcpy_host_to_device_async,
     memcpy_device_to_host_async,
+    pointer_get_attribute,
     mem_host_register,
     mem_host_unregister,
     memset_d8,
@@ -454,12 +456,26 @@ unsafe extern "system" fn memcpy_device_to_host_async(
 fn queue_copy(function: &'static str, stream: Stream, copy: impl FnOnce(usize) -> Copy) -> Code {
     then_run(serve(function, Needs::Context, |state| {
         let copy = copy(current_gpu()?);
-        state.memory.check_use(copy.gpu, copy.device, copy.bytes as u64)?;
+        state.memory.check_copied(copy)?;
         if !state.memory.is_registered(copy.host, copy.bytes as u64) {
             return Err(NOT_SUPPORTED);
         }
         state.streams.copy(stream, copy)
     }))
+}
+
+unsafe extern "system" fn pointer_get_attribute(
+    value: *mut c_void,
+    attribute: c_uint,
+    address: Address,
+) -> Code {
+    serve("cuPointerGetAttribute", Needs::Context, |state| {
+        if attribute != POINTER_ATTRIBUTE_HOST_POINTER || !state.memory.is_registered(address, 1) {
+            return Err(INVALID_VALUE);
+        }
+        // SAFETY: valid for the write of a pointer, as the caller of the driver's function answers for.
+        unsafe { put(value.cast(), pointer(address)) }
+    })
 }
 
 unsafe extern "system" fn mem_host_register(start: *mut c_void, bytes: usize, flags: c_uint) -> Code {

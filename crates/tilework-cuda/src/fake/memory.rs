@@ -244,10 +244,18 @@ impl Memory {
         around.is_some_and(|(at, registered)| start + bytes <= at + registered)
     }
 
+    /// Whether the device's side of a copy may be used. Registered memory of the host may, as a real driver takes it.
+    pub fn check_copied(&self, Copy { gpu, device, bytes, .. }: Copy) -> Result<(), Code> {
+        if self.is_registered(device, bytes as u64) {
+            return Ok(());
+        }
+        self.check_use(gpu, device, bytes as u64)
+    }
+
     /// Makes a queued copy whose turn has come, unless what it uses was taken away: that was counted then.
-    pub fn copy(&self, Copy { way, gpu, device, host, bytes }: Copy) {
-        let there = self.check_use(gpu, device, bytes as u64).is_ok();
-        if !there || !self.is_registered(host, bytes as u64) {
+    pub fn copy(&self, copy: Copy) {
+        let Copy { way, device, host, bytes, .. } = copy;
+        if self.check_copied(copy).is_err() || !self.is_registered(host, bytes as u64) {
             return;
         }
         let (device, host) = (pointer(device).cast::<u8>(), pointer(host).cast::<u8>());

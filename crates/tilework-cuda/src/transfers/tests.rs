@@ -173,6 +173,14 @@ fn what_cannot_be_copied_is_refused_and_nothing_is_queued() {
             assert!(matches!(refused, Err(DeviceError::Failed { .. })), "{refused:?}");
         }
     }
+    // Memory of the host, which the driver would take: nobody's contents are to be overwritten by a wrong address.
+    let mut other = world.buffer();
+    let theirs = other.contents().unwrap().as_ptr().addr() as u64;
+    for address in [theirs, theirs + TILE - 1] {
+        for refused in [buffer.download(0, address, 1), buffer.upload(0, address, 1)] {
+            assert!(refused.is_err_and(|error| error.to_string().contains("memory of the host")));
+        }
+    }
     assert!(buffer.mark().unwrap().passed());
     assert_eq!(world.fake.calls("cuEventRecord"), 0);
     // Nothing is nothing, wherever.
