@@ -93,7 +93,7 @@ impl Probe {
         use conformance::*;
         let open: Open = &move || Box::new(cuda(ordinal));
         type Check = fn(Open<'_>);
-        let checks: [(&str, Check); 16] = [
+        let checks: [(&str, Check); 17] = [
             ("life_cycle", life_cycle),
             ("ranges_are_aligned_and_disjoint", ranges_are_aligned_and_disjoint),
             ("ids_are_fresh", ids_are_fresh),
@@ -103,6 +103,7 @@ impl Probe {
             ("memory_is_zero_when_created", memory_is_zero_when_created),
             ("requests_beyond_the_device_fail", requests_beyond_the_device_fail),
             ("held_bytes_follow_the_heaps", held_bytes_follow_the_heaps),
+            ("heaps_on_the_host_are_used_as_the_others", heaps_on_the_host_are_used_as_the_others),
             ("calls_are_counted", calls_are_counted),
             ("what_breaks_a_rule_is_refused", what_breaks_a_rule_is_refused),
             ("a_refused_map_has_no_effect", a_refused_map_has_no_effect),

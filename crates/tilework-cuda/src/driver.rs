@@ -52,6 +52,10 @@ pub const INVALID_CONTEXT: Code = 201;
 pub const INVALID_HANDLE: Code = 400;
 /// `CUDA_ERROR_NOT_READY`: queued work has not finished.
 pub const NOT_READY: Code = 600;
+/// `CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED`.
+pub const HOST_MEMORY_ALREADY_REGISTERED: Code = 712;
+/// `CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED`.
+pub const HOST_MEMORY_NOT_REGISTERED: Code = 713;
 /// `CUDA_ERROR_NOT_SUPPORTED`.
 pub const NOT_SUPPORTED: Code = 801;
 /// `CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED`.
@@ -59,10 +63,17 @@ pub const STREAM_CAPTURE_UNSUPPORTED: Code = 900;
 
 /// `CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED`.
 pub const ATTRIBUTE_MAPS_MEMORY: c_uint = 102;
+/// `CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID`: the node of the host that is next to the GPU; below zero where the host has
+/// but one.
+pub const ATTRIBUTE_HOST_NUMA_ID: c_uint = 134;
+/// `CU_DEVICE_ATTRIBUTE_HOST_NUMA_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED`. Drivers before CUDA 12.9 do not know it.
+pub const ATTRIBUTE_MAPS_HOST_MEMORY: c_uint = 141;
 /// `CU_MEM_ALLOCATION_TYPE_PINNED`.
 pub const ALLOCATION_PINNED: c_uint = 1;
 /// `CU_MEM_LOCATION_TYPE_DEVICE`.
 pub const LOCATION_DEVICE: c_uint = 1;
+/// `CU_MEM_LOCATION_TYPE_HOST_NUMA`.
+pub const LOCATION_HOST_NUMA: c_uint = 3;
 /// `CU_MEM_ACCESS_FLAGS_PROT_READWRITE`.
 pub const ACCESS_READ_WRITE: c_uint = 3;
 /// `CU_MEM_ALLOC_GRANULARITY_MINIMUM`.
@@ -79,6 +90,10 @@ pub const CAPTURE_STATUS_ACTIVE: c_uint = 1;
 pub const STREAM_NON_BLOCKING: c_uint = 1;
 /// `CU_EVENT_DISABLE_TIMING`.
 pub const EVENT_DISABLE_TIMING: c_uint = 2;
+/// `CU_POINTER_ATTRIBUTE_HOST_POINTER`: by what address the host reaches memory.
+pub const POINTER_ATTRIBUTE_HOST_POINTER: c_uint = 4;
+/// `CU_MEMHOSTREGISTER_PORTABLE`: pinned for all contexts.
+pub const REGISTER_PORTABLE: c_uint = 1;
 
 /// `CUmemLocation`: whose memory, or whose access.
 #[repr(C)]
@@ -86,7 +101,7 @@ pub const EVENT_DISABLE_TIMING: c_uint = 2;
 pub struct Location {
     /// `type`.
     pub kind: c_uint,
-    /// `id`: the device, for [`LOCATION_DEVICE`].
+    /// `id`: the device for [`LOCATION_DEVICE`], the node for [`LOCATION_HOST_NUMA`].
     pub id: c_int,
 }
 
@@ -135,15 +150,25 @@ impl Location {
     pub fn device(device: DeviceHandle) -> Location {
         Location { kind: LOCATION_DEVICE, id: device }
     }
+
+    /// The memory of a node of the host.
+    pub fn host(node: c_int) -> Location {
+        Location { kind: LOCATION_HOST_NUMA, id: node }
+    }
 }
 
 impl AllocationProp {
     /// Plain memory of a device, not shared with other processes.
     pub fn device(device: DeviceHandle) -> AllocationProp {
+        AllocationProp::at(Location::device(device))
+    }
+
+    /// Plain memory, not shared with other processes.
+    pub fn at(location: Location) -> AllocationProp {
         AllocationProp {
             kind: ALLOCATION_PINNED,
             requested_handle_types: 0,
-            location: Location::device(device),
+            location,
             win32_handle_metadata: ptr::null_mut(),
             flags: AllocationFlags::default(),
         }
@@ -235,6 +260,13 @@ functions! {
     mem_free = "cuMemFree_v2"(address: Address);
     memcpy_host_to_device = "cuMemcpyHtoD_v2"(to: Address, from: *const c_void, bytes: usize);
     memcpy_device_to_host = "cuMemcpyDtoH_v2"(to: *mut c_void, from: Address, bytes: usize);
+    memcpy_host_to_device_async = "cuMemcpyHtoDAsync_v2"(
+        to: Address, from: *const c_void, bytes: usize, stream: Stream);
+    memcpy_device_to_host_async = "cuMemcpyDtoHAsync_v2"(
+        to: *mut c_void, from: Address, bytes: usize, stream: Stream);
+    pointer_get_attribute = "cuPointerGetAttribute"(value: *mut c_void, attribute: c_uint, address: Address);
+    mem_host_register = "cuMemHostRegister_v2"(start: *mut c_void, bytes: usize, flags: c_uint);
+    mem_host_unregister = "cuMemHostUnregister"(start: *mut c_void);
     memset_d8 = "cuMemsetD8_v2"(address: Address, value: u8, bytes: usize);
     stream_create = "cuStreamCreate"(stream: *mut Stream, flags: c_uint);
     stream_destroy = "cuStreamDestroy_v2"(stream: Stream);

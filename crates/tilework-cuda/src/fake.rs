@@ -9,6 +9,8 @@
 //! * an unmapping takes whole mappings without gaps; a reservation in which anything is mapped stays;
 //! * a released handle keeps its memory until its last mapping is gone, and is zeros when new, which
 //!   what `cuMemAlloc` returns is not;
+//! * an asynchronous copy is made when its stream gets there, to or from memory of the host that is registered;
+//!   nothing is registered twice;
 //! * memory belongs to contexts: without a current one, its functions fail;
 //! * so do streams and events: an event is recorded on streams of its own context only, any stream may wait for it;
 //! * while the thread's capture mode is not relaxed and a stream is being captured, calls that could
@@ -47,12 +49,20 @@ pub struct Config {
     pub granularity: u64,
     /// The memory of each, bytes. Only what is used takes memory of the host.
     pub total_bytes: u64,
+    /// Whether they map memory of the host, in multiples of the same.
+    pub maps_host_memory: bool,
 }
 
 impl Default for Config {
-    /// Two GPUs that map memory, with 4 GiB each in multiples of 2 MiB.
+    /// Two GPUs that map memory, with 4 GiB each in multiples of 2 MiB, and the host's.
     fn default() -> Config {
-        Config { gpus: 2, maps_memory: true, granularity: 2 << 20, total_bytes: 4 << 30 }
+        Config {
+            gpus: 2,
+            maps_memory: true,
+            granularity: 2 << 20,
+            total_bytes: 4 << 30,
+            maps_host_memory: true,
+        }
     }
 }
 
@@ -152,9 +162,19 @@ impl Fake {
         self.state().calls.values().sum()
     }
 
-    /// Physical memory in use, bytes: what a GPU's own count would show.
+    /// Physical memory in use on the GPUs, bytes: what a GPU's own count would show.
     pub fn held_bytes(&self) -> u64 {
         self.state().memory.held_bytes()
+    }
+
+    /// Physical memory in use on the host, bytes.
+    pub fn host_bytes(&self) -> u64 {
+        self.state().memory.host_bytes()
+    }
+
+    /// Host memory that is registered, bytes.
+    pub fn registered_bytes(&self) -> u64 {
+        self.state().memory.registered_bytes()
     }
 
     /// Reservations and allocations of address space.
@@ -201,7 +221,8 @@ impl Fake {
         self.run_queues();
     }
 
-    /// How many unmappings took addresses away that queued work used: faults on a real GPU.
+    /// How many unmappings, and ends of registrations, took addresses away that queued work used: faults on a real
+    /// GPU.
     pub fn unmapped_under_work(&self) -> u64 {
         self.state().unmapped_under_work
     }
@@ -220,7 +241,10 @@ impl Fake {
     /// Runs all that may run, host functions outside the lock, as they may call the test's own code.
     fn run_queues(&self) {
         loop {
-            let function = self.state().streams.run();
+            let function = {
+                let state = &mut *self.state();
+                state.streams.run(&state.memory)
+            };
             self.shared.finished.notify_all();
             match function {
                 Some(function) => function.call(),

@@ -4,7 +4,7 @@
 //! Which context is current belongs to the caller: each call here finds it, puts the GPU's in place if it
 //! is another, and puts the caller's back.
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_uint};
 use std::fmt;
 use std::marker::PhantomData;
 use std::process;
@@ -12,8 +12,9 @@ use std::ptr;
 use std::sync::Arc;
 
 use crate::driver::{
-    self, ATTRIBUTE_MAPS_MEMORY, AllocationProp, CAPTURE_RELAXED, Code, Context, DeviceHandle, Driver,
-    Functions, GRANULARITY_MINIMUM, NO_DEVICE,
+    self, ATTRIBUTE_HOST_NUMA_ID, ATTRIBUTE_MAPS_HOST_MEMORY, ATTRIBUTE_MAPS_MEMORY, AllocationProp,
+    CAPTURE_RELAXED, Code, Context, DeviceHandle, Driver, Functions, GRANULARITY_MINIMUM, Location,
+    NO_DEVICE,
 };
 use crate::error::CudaError;
 
@@ -26,6 +27,8 @@ pub struct Gpu {
     name: String,
     total_bytes: u64,
     maps_memory: bool,
+    /// The node of the host whose memory can be mapped as the GPU's can.
+    host_node: Option<c_int>,
     /// The process that opened it: CUDA does not survive a fork.
     pid: u32,
 }
@@ -51,11 +54,13 @@ impl Gpu {
         let mut total = 0;
         // SAFETY: `total` is valid for the write, `handle` came from the driver.
         driver.call("cuDeviceTotalMem", |f| unsafe { (f.device_total_mem)(&mut total, handle) })?;
-        let mut maps = 0;
-        driver.call("cuDeviceGetAttribute", |f| {
-            // SAFETY: `maps` is valid for the write, `handle` came from the driver.
-            unsafe { (f.device_get_attribute)(&mut maps, ATTRIBUTE_MAPS_MEMORY, handle) }
-        })?;
+        let maps_memory = attribute(&driver, handle, ATTRIBUTE_MAPS_MEMORY)? != 0;
+        // Drivers that do not know the attribute refuse; where there is but one node it is called zero.
+        let maps_host = attribute(&driver, handle, ATTRIBUTE_MAPS_HOST_MEMORY).is_ok_and(|maps| maps != 0);
+        let host_node = match maps_memory && maps_host {
+            true => Some(attribute(&driver, handle, ATTRIBUTE_HOST_NUMA_ID)?.max(0)),
+            false => None,
+        };
         let name = name(&driver, handle)?;
         let mut context = ptr::null_mut();
         driver.call("cuDevicePrimaryCtxRetain", |f| {
@@ -69,7 +74,8 @@ impl Gpu {
             context,
             name,
             total_bytes: total as u64,
-            maps_memory: maps != 0,
+            maps_memory,
+            host_node,
             pid: process::id(),
         })
     }
@@ -104,12 +110,26 @@ impl Gpu {
         self.maps_memory
     }
 
+    /// Where memory of the host is that can be created and mapped as the GPU's own: next to the GPU. `None` where
+    /// the GPU or its driver cannot do that.
+    pub fn host_location(&self) -> Option<Location> {
+        self.host_node.map(Location::host)
+    }
+
     /// What physical memory comes in multiples of, bytes.
     ///
     /// # Errors
     /// What the driver refused; always on a GPU that does not map memory.
     pub fn granularity(&self) -> Result<u64, CudaError> {
-        let prop = AllocationProp::device(self.handle);
+        self.granularity_at(Location::device(self.handle))
+    }
+
+    /// What physical memory at a location comes in multiples of, bytes.
+    ///
+    /// # Errors
+    /// What the driver refused.
+    pub fn granularity_at(&self, location: Location) -> Result<u64, CudaError> {
+        let prop = AllocationProp::at(location);
         let mut bytes = 0;
         self.enter()?.call("cuMemGetAllocationGranularity", |f| {
             // SAFETY: `bytes` is valid for the write and `prop` for the read.
@@ -349,6 +369,15 @@ fn find(driver: &Driver, ordinal: u32) -> Result<DeviceHandle, CudaError> {
     // SAFETY: `handle` is valid for the write.
     driver.call("cuDeviceGet", |f| unsafe { (f.device_get)(&mut handle, number) })?;
     Ok(handle)
+}
+
+fn attribute(driver: &Driver, handle: DeviceHandle, which: c_uint) -> Result<c_int, CudaError> {
+    let mut value = 0;
+    driver.call("cuDeviceGetAttribute", |f| {
+        // SAFETY: `value` is valid for the write, `handle` came from the driver.
+        unsafe { (f.device_get_attribute)(&mut value, which, handle) }
+    })?;
+    Ok(value)
 }
 
 fn name(driver: &Driver, handle: DeviceHandle) -> Result<String, CudaError> {

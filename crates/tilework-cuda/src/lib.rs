@@ -4,6 +4,7 @@
 //!   device   Cuda: heaps are physical handles, mapped whole into reserved address space
 //!            Plain: the fallback on GPUs that cannot map; a range is one cuMemAlloc
 //!   streams  CudaStreams: order between streams, by events
+//!   transfers  CudaTransfers: contents to the host and back, by the GPU's copy engines
 //!      │
 //!   gpu      one GPU's primary context; entering and leaving it around every call
 //!      │
@@ -28,6 +29,7 @@ mod error;
 pub mod fake;
 pub mod gpu;
 pub mod streams;
+pub mod transfers;
 
 use tilework::device::Device;
 

@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tilework::device::{Call, DeviceError};
 use tilework::manager::Stream;
 use tilework::shared::streams::{self, Mark, Streams};
+use tilework::shared::transfers::Transfers;
 
 use crate::driver::{self, CAPTURE_STATUS_NONE, EVENT_DISABLE_TIMING};
 use crate::error::CudaError;
 use crate::gpu::{Entered, Gpu, tell};
+use crate::transfers::CudaTransfers;
 
 /// The streams of a GPU. A [`Stream`]'s number is the driver's `CUstream`; zero is the legacy default stream.
 ///
@@ -24,12 +26,13 @@ use crate::gpu::{Entered, Gpu, tell};
 #[derive(Debug)]
 pub struct CudaStreams {
     events: Arc<Events>,
+    pub(crate) transfers: CudaTransfers,
 }
 
 /// The GPU's events that nobody uses at the moment.
 #[derive(Debug)]
-struct Events {
-    gpu: Gpu,
+pub(crate) struct Events {
+    pub(crate) gpu: Gpu,
     free: Mutex<Vec<Handle>>,
 }
 
@@ -42,9 +45,9 @@ unsafe impl Send for Handle {}
 // SAFETY: as above.
 unsafe impl Sync for Handle {}
 
-/// An event that was recorded once. Goes back to the free ones when dropped: a stream that was told to wait for
+/// An event that is recorded once. Goes back to the free ones when dropped: a stream that was told to wait for
 /// it waits for this recording, whatever is recorded later.
-struct Recorded {
+pub(crate) struct Recorded {
     event: Handle,
     /// True iff it belongs to the GPU's context; else it is destroyed when dropped.
     home: bool,
@@ -54,7 +57,8 @@ struct Recorded {
 impl CudaStreams {
     /// The streams of `gpu`.
     pub fn new(gpu: Gpu) -> CudaStreams {
-        CudaStreams { events: Arc::new(Events { gpu, free: Mutex::default() }) }
+        let events = Arc::new(Events { gpu, free: Mutex::default() });
+        CudaStreams { transfers: CudaTransfers::new(Arc::clone(&events)), events }
     }
 }
 
@@ -73,6 +77,23 @@ impl Events {
             unsafe { (f.event_create)(&mut event, EVENT_DISABLE_TIMING) }
         })?;
         Ok(Handle(event))
+    }
+
+    /// Marks the end of what is queued on `stream` now.
+    ///
+    /// # Safety
+    /// The stream must exist.
+    pub(crate) unsafe fn record(self: &Arc<Events>, stream: driver::Stream) -> Result<Recorded, CudaError> {
+        // SAFETY: the stream exists, by this function's contract.
+        let entered = unsafe { self.gpu.enter_for(stream) }?;
+        let event = self.take(&entered)?;
+        // From here on the event goes back, whatever comes.
+        let recorded = Recorded { event, home: entered.is_home(), events: Arc::clone(self) };
+        entered.call("cuEventRecord", |f| {
+            // SAFETY: the event is ours and alive, the stream exists, by this function's contract.
+            unsafe { (f.event_record)(event.0, stream) }
+        })?;
+        Ok(recorded)
     }
 }
 
@@ -95,20 +116,9 @@ const PER_THREAD: Stream = Stream(2);
 
 impl Streams for CudaStreams {
     fn record(&self, stream: Stream) -> Result<streams::Event, DeviceError> {
-        let record = || {
-            let stream = recorded_on(stream);
-            // SAFETY: the stream exists, as the caller of `record` answers for.
-            let entered = unsafe { self.events.gpu.enter_for(stream) }?;
-            let event = self.events.take(&entered)?;
-            // From here on the event goes back, whatever comes.
-            let recorded = Recorded { event, home: entered.is_home(), events: Arc::clone(&self.events) };
-            entered.call("cuEventRecord", |f| {
-                // SAFETY: the event is ours and alive, the stream exists, as the caller of `record` answers for.
-                unsafe { (f.event_record)(event.0, stream) }
-            })?;
-            Ok(recorded)
-        };
-        record().map(|recorded| Arc::new(recorded) as streams::Event).map_err(order)
+        // SAFETY: the stream exists, as the caller of `record` answers for.
+        let recorded = unsafe { self.events.record(recorded_on(stream)) };
+        recorded.map(|recorded| Arc::new(recorded) as streams::Event).map_err(order)
     }
 
     fn is_capturing(&self, stream: Stream) -> bool {
@@ -137,9 +147,30 @@ impl Streams for CudaStreams {
         };
         synchronize().map_err(order)
     }
+
+    fn transfers(&self) -> Option<&dyn Transfers> {
+        Some(&self.transfers)
+    }
 }
 
 impl Recorded {
+    /// As [`Mark::wait`], for a stream by the driver's name.
+    ///
+    /// # Safety
+    /// The stream must exist.
+    pub(crate) unsafe fn wait_on(&self, stream: driver::Stream) -> Result<(), CudaError> {
+        self.call("cuStreamWaitEvent", |f| {
+            // SAFETY: the event is alive while `self` is; the stream exists, by this function's contract.
+            unsafe { (f.stream_wait_event)(stream, self.event.0, 0) }
+        })
+    }
+
+    /// As [`Mark::synchronize`].
+    pub(crate) fn wait_here(&self) -> Result<(), CudaError> {
+        // SAFETY: the event is alive while `self` is.
+        self.call("cuEventSynchronize", |f| unsafe { (f.event_synchronize)(self.event.0) })
+    }
+
     fn call(
         &self,
         name: &'static str,
@@ -151,11 +182,8 @@ impl Recorded {
 
 impl Mark for Recorded {
     fn wait(&self, stream: Stream) -> Result<(), DeviceError> {
-        let waits = self.call("cuStreamWaitEvent", |f| {
-            // SAFETY: the event is alive while `self` is; the stream exists, as the caller answers for.
-            unsafe { (f.stream_wait_event)(handle(stream), self.event.0, 0) }
-        });
-        waits.map_err(order)
+        // SAFETY: the stream exists, as the caller answers for.
+        unsafe { self.wait_on(handle(stream)) }.map_err(order)
     }
 
     fn passed(&self) -> bool {
@@ -164,8 +192,7 @@ impl Mark for Recorded {
     }
 
     fn synchronize(&self) -> Result<(), DeviceError> {
-        // SAFETY: the event is alive while `self` is.
-        self.call("cuEventSynchronize", |f| unsafe { (f.event_synchronize)(self.event.0) }).map_err(order)
+        self.wait_here().map_err(order)
     }
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `reserve`, `unreserve` | `cuMemAddressReserve`, `cuMemAddressFree` |
 //! | `create`, `release` | `cuMemCreate`, `cuMemRelease`: a heap is one physical handle |
+//! | `create_on_host` | `cuMemCreate` on the node of the host that is next to the GPU |
 //! | `map` | one `cuMemMap` a bind: a handle maps whole or not at all |
 //! | `set_access` | one `cuMemSetAccess`, for the GPU and the peers |
 //! | `add_peer` | one `cuMemSetAccess` a bind that is mapped |
@@ -13,7 +14,7 @@
 //! unmapping what queued work still uses is a fault in that work.
 
 use rustc_hash::FxHashMap;
-use tilework::device::books::Books;
+use tilework::device::books::{Books, no_host_heaps};
 use tilework::device::{Bind, Call, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
 
 use super::{device_name, timed};
@@ -34,6 +35,8 @@ pub struct Cuda {
     gpu: Gpu,
     books: Books,
     prop: AllocationProp,
+    /// The same on the host, where the GPU can use it.
+    host_prop: Option<AllocationProp>,
     /// Who may use what is mapped: the GPU first, then its peers.
     access: Vec<AccessDesc>,
     heaps: FxHashMap<HeapId, MemoryHandle>,
@@ -43,7 +46,7 @@ pub struct Cuda {
     calls: Calls,
 }
 
-// SAFETY: the one field that is not `Send` by itself is the pointer in `prop`, which is null.
+// SAFETY: what is not `Send` by itself are the pointers in `prop` and `host_prop`, which are null.
 unsafe impl Send for Cuda {}
 
 impl Cuda {
@@ -53,6 +56,10 @@ impl Cuda {
     /// When the GPU does not map memory, or the driver refuses.
     pub fn new(gpu: Gpu) -> Result<Cuda, CudaError> {
         let tile_bytes = gpu.granularity()?.next_power_of_two();
+        // Memory of the host has a granularity of its own: no other is of use than one that tiles are multiples of.
+        let host = gpu.host_location().filter(|&host| {
+            gpu.granularity_at(host).is_ok_and(|bytes| bytes > 0 && tile_bytes.is_multiple_of(bytes))
+        });
         let caps = Caps {
             tile_bytes,
             tiling: true,
@@ -61,10 +68,12 @@ impl Cuda {
             max_range_bytes: LONGEST_RANGE,
             memory: true,
             capacity_bytes: Some(gpu.total_bytes()),
+            host_heaps: host.is_some(),
         };
         Ok(Cuda {
             name: device_name(gpu.ordinal()),
             prop: AllocationProp::device(gpu.handle()),
+            host_prop: host.map(AllocationProp::at),
             access: vec![AccessDesc::read_write(gpu.handle())],
             gpu,
             books: Books::new(caps),
@@ -93,6 +102,22 @@ impl Cuda {
             self.strays.pop();
         }
         Ok(())
+    }
+
+    /// Creates physical memory.
+    fn take(&mut self, bytes: u64, prop: AllocationProp) -> Result<MemoryHandle, DeviceError> {
+        const CALL: Call = Call::Create;
+        let entered = self.gpu.enter().map_err(|error| error.failed(CALL))?;
+        let mut handle = 0;
+        let created = timed(&mut self.calls.nanos, || {
+            entered.call("cuMemCreate", |f| {
+                // SAFETY: `handle` is valid for the write and `prop` for the read.
+                unsafe { (f.mem_create)(&mut handle, bytes as usize, &prop, 0) }
+            })
+        });
+        self.calls.create += 1;
+        created.map_err(|error| error.failed_for(CALL, bytes))?;
+        Ok(handle)
     }
 
     /// Maps `binds`, all or none.
@@ -187,19 +212,17 @@ impl Device for Cuda {
     }
 
     fn create(&mut self, bytes: u64) -> Result<HeapId, DeviceError> {
-        const CALL: Call = Call::Create;
         self.books.check_create(bytes)?;
-        let entered = self.gpu.enter().map_err(|error| error.failed(CALL))?;
-        let mut handle = 0;
-        let created = timed(&mut self.calls.nanos, || {
-            entered.call("cuMemCreate", |f| {
-                // SAFETY: `handle` is valid for the write and `prop` for the read.
-                unsafe { (f.mem_create)(&mut handle, bytes as usize, &self.prop, 0) }
-            })
-        });
-        self.calls.create += 1;
-        created.map_err(|error| error.failed_for(CALL, bytes))?;
+        let handle = self.take(bytes, self.prop)?;
         let heap = self.books.create(bytes)?;
+        self.heaps.insert(heap, handle);
+        Ok(heap)
+    }
+
+    fn create_on_host(&mut self, bytes: u64) -> Result<HeapId, DeviceError> {
+        self.books.check_create_on_host(bytes)?;
+        let handle = self.take(bytes, self.host_prop.ok_or_else(no_host_heaps)?)?;
+        let heap = self.books.create_on_host(bytes)?;
         self.heaps.insert(heap, handle);
         Ok(heap)
     }

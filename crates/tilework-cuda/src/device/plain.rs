@@ -43,6 +43,7 @@ impl Plain {
             max_range_bytes: (total - total % ALIGNMENT).max(ALIGNMENT),
             memory: true,
             capacity_bytes: Some(total),
+            host_heaps: false,
         };
         Plain {
             name: device_name(gpu.ordinal()),
@@ -111,6 +112,10 @@ impl Device for Plain {
         let heap = self.books.create(bytes)?;
         self.calls.create += 1;
         Ok(heap)
+    }
+
+    fn create_on_host(&mut self, bytes: u64) -> Result<HeapId, DeviceError> {
+        self.books.create_on_host(bytes)
     }
 
     fn release(&mut self, heap: HeapId) -> Result<(), DeviceError> {

@@ -30,7 +30,8 @@ fn cuda() -> Cuda {
     cuda_with(&Fake::of_this_thread())
 }
 
-const PLAIN: Config = Config { gpus: 1, maps_memory: false, granularity: 4096, total_bytes: 1 << 30 };
+const PLAIN: Config =
+    Config { gpus: 1, maps_memory: false, granularity: 4096, total_bytes: 1 << 30, maps_host_memory: false };
 
 /// Keeps this thread's driver when it has one of the configuration.
 fn of_this_thread(config: Config) -> Fake {
@@ -80,8 +81,13 @@ plain_conformance! {
 }
 
 /// A tile small enough for the sizes of the suite, which is made for memory that someone zeroes.
-const SMALL_TILES: Config =
-    Config { gpus: 1, maps_memory: true, granularity: 64 << 10, total_bytes: 1 << 30 };
+const SMALL_TILES: Config = Config {
+    gpus: 1,
+    maps_memory: true,
+    granularity: 64 << 10,
+    total_bytes: 1 << 30,
+    maps_host_memory: true,
+};
 
 fn small_tiles() -> Box<dyn Device> {
     Box::new(cuda_with(&of_this_thread(SMALL_TILES)))
@@ -326,6 +332,39 @@ fn dropping_gives_everything_back() {
     assert_eq!((fake.held_bytes(), fake.ranges(), fake.retained(0)), (3 * TILE, 2, 1));
     drop(device);
     assert_eq!((fake.held_bytes(), fake.ranges(), fake.retained(0)), (0, 0, 0));
+}
+
+#[test]
+fn heaps_on_the_host_are_not_the_gpus() {
+    let fake = Fake::new(Config { total_bytes: 2 * TILE, ..Config::default() });
+    let mut device = cuda_with(&fake);
+    let here = device.create(2 * TILE).unwrap();
+    fake.fail("cuMemCreate", 1, OUT_OF_MEMORY);
+    let out = Err(DeviceError::OutOfMemory { bytes: 3 * TILE });
+    assert_eq!(device.create_on_host(3 * TILE), out);
+    let there = device.create_on_host(3 * TILE).unwrap();
+    assert_eq!((fake.held_bytes(), fake.host_bytes()), (2 * TILE, 3 * TILE));
+    let range = device.reserve(5 * TILE).unwrap();
+    device.map(range.id, &[bind(0, there, 3), bind(3, here, 2)]).unwrap();
+    // One call for both.
+    device.set_access(range.id, 0, 5 * TILE).unwrap();
+    device.write(range.address + 3 * TILE - 1, &[1, 2]).unwrap();
+    drop(device);
+    assert_eq!((fake.held_bytes(), fake.host_bytes(), fake.ranges()), (0, 0, 0));
+}
+
+#[test]
+fn a_driver_that_does_not_map_memory_of_the_host_has_no_heaps_there() {
+    let config = Config { maps_host_memory: false, ..Config::default() };
+    let unknown = || Fake::new(Config::default()).fail("cuDeviceGetAttribute", 2, INVALID_VALUE);
+    let odd = || Fake::new(Config::default()).fail("cuMemGetAllocationGranularity", 2, INVALID_VALUE);
+    for make in [&|| drop(Fake::new(config)), &unknown as &dyn Fn(), &odd] {
+        make();
+        let mut device = cuda();
+        assert!(!device.caps().host_heaps);
+        let refused = device.create_on_host(TILE);
+        assert!(matches!(refused, Err(DeviceError::Violation { .. })), "{refused:?}");
+    }
 }
 
 #[test]

@@ -6,14 +6,16 @@
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
 use super::memory::pointer;
-use super::streams::HostCall;
-use super::{CAPTURE_MODE, CONTEXTS, Fake, Needs, context_of, current, serve};
+use super::streams::{Copy, HostCall, Way};
+use super::{CAPTURE_MODE, CONTEXTS, Fake, Needs, State, context_of, current, serve};
 use crate::driver::{
-    ACCESS_READ_WRITE, ALLOCATION_PINNED, ATTRIBUTE_MAPS_MEMORY, AccessDesc, Address, AllocationProp,
-    CAPTURE_STATUS_ACTIVE, CAPTURE_STATUS_NONE, Code, Context, DEINITIALIZED, DeviceHandle, Event, Functions,
-    HostFn, INVALID_CONTEXT, INVALID_DEVICE, INVALID_HANDLE, INVALID_VALUE, LOCATION_DEVICE, Location,
-    MemoryHandle, NO_DEVICE, NOT_INITIALIZED, NOT_READY, NOT_SUPPORTED, OUT_OF_MEMORY,
-    STREAM_CAPTURE_UNSUPPORTED, SUCCESS, Stream,
+    ACCESS_READ_WRITE, ALLOCATION_PINNED, ATTRIBUTE_HOST_NUMA_ID, ATTRIBUTE_MAPS_HOST_MEMORY,
+    ATTRIBUTE_MAPS_MEMORY, AccessDesc, Address, AllocationProp, CAPTURE_STATUS_ACTIVE, CAPTURE_STATUS_NONE,
+    Code, Context, DEINITIALIZED, DeviceHandle, Event, Functions, HOST_MEMORY_ALREADY_REGISTERED,
+    HOST_MEMORY_NOT_REGISTERED, HostFn, INVALID_CONTEXT, INVALID_DEVICE, INVALID_HANDLE, INVALID_VALUE,
+    LOCATION_DEVICE, Location, MemoryHandle, NO_DEVICE, NOT_INITIALIZED, NOT_READY, NOT_SUPPORTED,
+    OUT_OF_MEMORY, POINTER_ATTRIBUTE_HOST_POINTER, REGISTER_PORTABLE, STREAM_CAPTURE_UNSUPPORTED, SUCCESS,
+    Stream,
 };
 
 pub(super) const TABLE: Functions = Functions {
@@ -46,6 +48,11 @@ pub(super) const TABLE: Functions = Functions {
     mem_free,
     memcpy_host_to_device,
     memcpy_device_to_host,
+    memcpy_host_to_device_async,
+    memcpy_device_to_host_async,
+    pointer_get_attribute,
+    mem_host_register,
+    mem_host_unregister,
     memset_d8,
     stream_create,
     stream_destroy,
@@ -107,6 +114,14 @@ fn words(code: Code) -> Option<(&'static CStr, &'static CStr)> {
         INVALID_CONTEXT => (c"CUDA_ERROR_INVALID_CONTEXT", c"invalid device context"),
         INVALID_HANDLE => (c"CUDA_ERROR_INVALID_HANDLE", c"invalid resource handle"),
         NOT_READY => (c"CUDA_ERROR_NOT_READY", c"device not ready"),
+        HOST_MEMORY_ALREADY_REGISTERED => (
+            c"CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED",
+            c"part or all of the requested memory range is already mapped",
+        ),
+        HOST_MEMORY_NOT_REGISTERED => (
+            c"CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED",
+            c"pointer does not correspond to a registered memory region",
+        ),
         NOT_SUPPORTED => (c"CUDA_ERROR_NOT_SUPPORTED", c"operation not supported"),
         STREAM_CAPTURE_UNSUPPORTED => {
             (c"CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", c"operation not permitted when stream is capturing")
@@ -158,6 +173,8 @@ unsafe extern "system" fn device_get_attribute(out: *mut c_int, attribute: c_uin
         state.gpu(device)?;
         let value = match attribute {
             ATTRIBUTE_MAPS_MEMORY => c_int::from(state.config.maps_memory),
+            ATTRIBUTE_MAPS_HOST_MEMORY => c_int::from(state.config.maps_host_memory),
+            ATTRIBUTE_HOST_NUMA_ID => NODE,
             _ => return Err(INVALID_VALUE),
         };
         // SAFETY: as the caller of the driver's function answers for.
@@ -244,18 +261,30 @@ unsafe extern "system" fn mem_get_info(free: *mut usize, total: *mut usize) -> C
     })
 }
 
-/// What is wrong with a description of memory.
+/// The one node of the host.
+const NODE: c_int = 0;
+
+/// Whether memory is described that lies on the host.
+///
+/// # Errors
+/// What is wrong with the description.
 ///
 /// # Safety
 /// `prop` must be null or valid for the read.
-unsafe fn check_prop(prop: *const AllocationProp, gpus: usize) -> Result<(), Code> {
+unsafe fn check_prop(prop: *const AllocationProp, state: &State) -> Result<bool, Code> {
     // SAFETY: valid for the read, by this function's contract.
     let prop = unsafe { prop.as_ref() }.ok_or(INVALID_VALUE)?;
     let known = prop.kind == ALLOCATION_PINNED
         && prop.requested_handle_types == 0
         && prop.win32_handle_metadata.is_null()
         && prop.flags.reserved == [0; 4];
-    if known { check_location(prop.location, gpus).map(drop) } else { Err(INVALID_VALUE) }
+    if !known {
+        return Err(INVALID_VALUE);
+    }
+    if state.config.maps_host_memory && prop.location == Location::host(NODE) {
+        return Ok(true);
+    }
+    check_location(prop.location, state.retained.len()).map(|_| false)
 }
 
 /// Which of `gpus` GPUs is named.
@@ -277,7 +306,7 @@ unsafe extern "system" fn mem_get_allocation_granularity(
 ) -> Code {
     serve("cuMemGetAllocationGranularity", Needs::Init, |state| {
         // SAFETY: as the caller of the driver's function answers for.
-        unsafe { check_prop(prop, state.retained.len()) }?;
+        unsafe { check_prop(prop, state) }?;
         if !state.config.maps_memory {
             return Err(NOT_SUPPORTED);
         }
@@ -315,11 +344,11 @@ unsafe extern "system" fn mem_create(
 ) -> Code {
     serve("cuMemCreate", Needs::Memory, |state| {
         // SAFETY: as the caller of the driver's function answers for.
-        unsafe { check_prop(prop, state.retained.len()) }?;
+        let on_host = unsafe { check_prop(prop, state) }?;
         if flags != 0 {
             return Err(INVALID_VALUE);
         }
-        let created = state.memory.create(bytes as u64)?;
+        let created = state.memory.create(bytes as u64, on_host)?;
         // SAFETY: as above.
         unsafe { put(handle, created) }
     })
@@ -398,6 +427,71 @@ unsafe extern "system" fn memcpy_device_to_host(to: *mut c_void, from: Address, 
         state.memory.check_use(current_gpu()?, from, bytes as u64)?;
         // SAFETY: the source was found mapped and readable; the destination is the caller's to answer for.
         unsafe { to.cast::<u8>().copy_from(pointer(from).cast(), bytes) };
+        Ok(())
+    })
+}
+
+unsafe extern "system" fn memcpy_host_to_device_async(
+    to: Address,
+    from: *const c_void,
+    bytes: usize,
+    stream: Stream,
+) -> Code {
+    let host = from.expose_provenance() as u64;
+    queue_copy("cuMemcpyHtoDAsync", stream, |gpu| Copy { way: Way::Up, gpu, device: to, host, bytes })
+}
+
+unsafe extern "system" fn memcpy_device_to_host_async(
+    to: *mut c_void,
+    from: Address,
+    bytes: usize,
+    stream: Stream,
+) -> Code {
+    let host = to.expose_provenance() as u64;
+    queue_copy("cuMemcpyDtoHAsync", stream, |gpu| Copy { way: Way::Down, gpu, device: from, host, bytes })
+}
+
+/// Queues a copy. A real driver takes memory that is not registered, too, and makes the host wait; nobody here
+/// relies on that, so it is refused.
+fn queue_copy(function: &'static str, stream: Stream, copy: impl FnOnce(usize) -> Copy) -> Code {
+    then_run(serve(function, Needs::Context, |state| {
+        let copy = copy(current_gpu()?);
+        state.memory.check_copied(copy)?;
+        if !state.memory.is_registered(copy.host, copy.bytes as u64) {
+            return Err(NOT_SUPPORTED);
+        }
+        state.streams.copy(stream, copy)
+    }))
+}
+
+unsafe extern "system" fn pointer_get_attribute(
+    value: *mut c_void,
+    attribute: c_uint,
+    address: Address,
+) -> Code {
+    serve("cuPointerGetAttribute", Needs::Context, |state| {
+        if attribute != POINTER_ATTRIBUTE_HOST_POINTER || !state.memory.is_registered(address, 1) {
+            return Err(INVALID_VALUE);
+        }
+        // SAFETY: valid for the write of a pointer, as the caller of the driver's function answers for.
+        unsafe { put(value.cast(), pointer(address)) }
+    })
+}
+
+unsafe extern "system" fn mem_host_register(start: *mut c_void, bytes: usize, flags: c_uint) -> Code {
+    serve("cuMemHostRegister", Needs::Memory, |state| {
+        if start.is_null() || bytes == 0 || flags != REGISTER_PORTABLE {
+            return Err(INVALID_VALUE);
+        }
+        state.memory.register(start.expose_provenance() as u64, bytes as u64)
+    })
+}
+
+unsafe extern "system" fn mem_host_unregister(start: *mut c_void) -> Code {
+    serve("cuMemHostUnregister", Needs::Memory, |state| {
+        let start = start.addr() as u64;
+        let bytes = state.memory.unregister(start)?;
+        state.unmapped_under_work += u64::from(state.streams.use_any_of(start, bytes));
         Ok(())
     })
 }

@@ -9,7 +9,11 @@ use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, ftruncate, memfd_create}
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap, mmap_anonymous, mprotect, munmap};
 
 use super::Config;
-use crate::driver::{Code, INVALID_VALUE, NOT_SUPPORTED, OUT_OF_MEMORY};
+use super::streams::{Copy, Way};
+use crate::driver::{
+    Code, HOST_MEMORY_ALREADY_REGISTERED, HOST_MEMORY_NOT_REGISTERED, INVALID_VALUE, NOT_SUPPORTED,
+    OUT_OF_MEMORY,
+};
 
 /// What fresh memory of `cuMemAlloc` is filled with: anything but zeros.
 const JUNK: u8 = 0xcd;
@@ -25,6 +29,8 @@ pub(super) struct Memory {
     ranges: BTreeMap<u64, Space>,
     /// By address; disjoint, each within a reservation.
     mappings: BTreeMap<u64, Mapping>,
+    /// Memory of the host that GPUs copy to and from: length by first address.
+    registered: BTreeMap<u64, u64>,
 }
 
 struct Physical {
@@ -32,6 +38,7 @@ struct Physical {
     bytes: u64,
     mapped: u32,
     released: bool,
+    on_host: bool,
 }
 
 struct Space {
@@ -59,12 +66,18 @@ impl Memory {
             handles: BTreeMap::new(),
             ranges: BTreeMap::new(),
             mappings: BTreeMap::new(),
+            registered: BTreeMap::new(),
         }
     }
 
     pub fn held_bytes(&self) -> u64 {
         let allocated = self.ranges.values().filter(|space| space.allocated).map(|space| space.bytes);
-        self.handles.values().map(|handle| handle.bytes).chain(allocated).sum()
+        let created = self.handles.values().filter(|handle| !handle.on_host).map(|handle| handle.bytes);
+        created.chain(allocated).sum()
+    }
+
+    pub fn host_bytes(&self) -> u64 {
+        self.handles.values().filter(|handle| handle.on_host).map(|handle| handle.bytes).sum()
     }
 
     pub fn ranges(&self) -> usize {
@@ -89,21 +102,23 @@ impl Memory {
         Ok(())
     }
 
-    pub fn create(&mut self, bytes: u64) -> Result<u64, Code> {
+    pub fn create(&mut self, bytes: u64, on_host: bool) -> Result<u64, Code> {
         if !self.config.maps_memory {
             return Err(NOT_SUPPORTED);
         }
         if bytes == 0 || !bytes.is_multiple_of(self.config.granularity) {
             return Err(INVALID_VALUE);
         }
-        self.check_room(bytes)?;
+        if !on_host {
+            self.check_room(bytes)?;
+        }
         let offset = self.end;
-        let end = offset + bytes;
+        let end = offset.checked_add(bytes).ok_or(OUT_OF_MEMORY)?;
         ftruncate(&self.file, end).map_err(|_| OUT_OF_MEMORY)?;
         self.end = end;
         let handle = self.next_handle;
         self.next_handle += 1;
-        self.handles.insert(handle, Physical { offset, bytes, mapped: 0, released: false });
+        self.handles.insert(handle, Physical { offset, bytes, mapped: 0, released: false, on_host });
         Ok(handle)
     }
 
@@ -203,6 +218,55 @@ impl Memory {
             next = at + mapping.bytes;
         }
         Ok(())
+    }
+
+    pub fn register(&mut self, start: u64, bytes: u64) -> Result<(), Code> {
+        let end = start.checked_add(bytes).ok_or(INVALID_VALUE)?;
+        let before = self.registered.range(..end).next_back();
+        if before.is_some_and(|(&at, &bytes)| at + bytes > start) {
+            return Err(HOST_MEMORY_ALREADY_REGISTERED);
+        }
+        self.registered.insert(start, bytes);
+        Ok(())
+    }
+
+    /// Returns its length.
+    pub fn unregister(&mut self, start: u64) -> Result<u64, Code> {
+        self.registered.remove(&start).ok_or(HOST_MEMORY_NOT_REGISTERED)
+    }
+
+    pub fn registered_bytes(&self) -> u64 {
+        self.registered.values().sum()
+    }
+
+    pub fn is_registered(&self, start: u64, bytes: u64) -> bool {
+        let around = self.registered.range(..=start).next_back();
+        around.is_some_and(|(at, registered)| start + bytes <= at + registered)
+    }
+
+    /// Whether the device's side of a copy may be used. Registered memory of the host may, as a real driver takes it.
+    pub fn check_copied(&self, Copy { gpu, device, bytes, .. }: Copy) -> Result<(), Code> {
+        if self.is_registered(device, bytes as u64) {
+            return Ok(());
+        }
+        self.check_use(gpu, device, bytes as u64)
+    }
+
+    /// Makes a queued copy whose turn has come, unless what it uses was taken away: that was counted then.
+    pub fn copy(&self, copy: Copy) {
+        let Copy { way, device, host, bytes, .. } = copy;
+        if self.check_copied(copy).is_err() || !self.is_registered(host, bytes as u64) {
+            return;
+        }
+        let (device, host) = (pointer(device).cast::<u8>(), pointer(host).cast::<u8>());
+        // SAFETY: the device's part was found mapped, readable and writable. The host's is registered, and who
+        // queued the copy answers for its being there, and used by nobody else, until it was made.
+        unsafe {
+            match way {
+                Way::Down => host.copy_from(device, bytes),
+                Way::Up => device.copy_from(host, bytes),
+            }
+        }
     }
 
     fn check_room(&self, bytes: u64) -> Result<(), Code> {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::c_void;
 
+use super::memory::Memory;
 use crate::driver::{Address, Code, Event, INVALID_HANDLE, Stream};
 
 /// The queues. Streams and events are numbered on from what the driver has names for; the default stream is number
@@ -45,7 +46,26 @@ enum Work {
         event: usize,
         time: u64,
     },
+    Copy(Copy),
     Host(HostCall),
+}
+
+/// A copy between memory of a GPU and of the host.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Copy {
+    pub way: Way,
+    /// Who copies.
+    pub gpu: usize,
+    pub device: Address,
+    pub host: u64,
+    pub bytes: usize,
+}
+
+/// From where to where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    Down,
+    Up,
 }
 
 /// A function to be called on the host.
@@ -128,11 +148,21 @@ impl Streams {
         self.queue(stream).work.push_back(Work::Kernel { uses: (address, address + bytes) });
     }
 
-    /// Whether work that has not run uses any of these addresses.
+    pub fn copy(&mut self, stream: Stream, copy: Copy) -> Result<(), Code> {
+        self.check(stream)?;
+        self.queue(stream).work.push_back(Work::Copy(copy));
+        Ok(())
+    }
+
+    /// Whether work that has not run uses any of these addresses, of the device's memory or the host's.
     pub fn use_any_of(&self, address: Address, bytes: u64) -> bool {
+        let meets = |from: u64, to: u64| from < address + bytes && address < to && from < to;
         let mut work = self.streams.values().flat_map(|queue| &queue.work);
         work.any(|work| match *work {
-            Work::Kernel { uses: (from, to) } => from < address + bytes && address < to && from < to,
+            Work::Kernel { uses: (from, to) } => meets(from, to),
+            Work::Copy(Copy { device, host, bytes, .. }) => {
+                [device, host].iter().any(|&from| meets(from, from + bytes as u64))
+            }
             _ => false,
         })
     }
@@ -180,8 +210,8 @@ impl Streams {
         self.streams.values().any(|queue| queue.capturing)
     }
 
-    /// Runs what may run until a host function is to be called, which is returned.
-    pub fn run(&mut self) -> Option<HostCall> {
+    /// Runs what may run until a host function is to be called, which is returned. Copies are made in `memory`.
+    pub fn run(&mut self, memory: &Memory) -> Option<HostCall> {
         loop {
             let mut moved = false;
             for queue in self.streams.values_mut() {
@@ -199,6 +229,7 @@ impl Streams {
                                 recorded.reached = recorded.reached.max(time);
                             }
                         }
+                        Work::Copy(copy) => memory.copy(copy),
                         Work::Host(call) => return Some(call),
                     }
                 }

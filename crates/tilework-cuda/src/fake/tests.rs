@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
-use crate::driver::{AccessDesc, AllocationProp, Event, Functions, INVALID_VALUE, NOT_READY, NOT_SUPPORTED};
+use crate::driver::{
+    AccessDesc, AllocationProp, Event, Functions, HOST_MEMORY_ALREADY_REGISTERED, HOST_MEMORY_NOT_REGISTERED,
+    INVALID_VALUE, NOT_READY, NOT_SUPPORTED,
+};
 use crate::gpu::Gpu;
 
 const TILE: usize = 2 << 20;
@@ -92,6 +95,44 @@ fn allocations_are_not_zeros_and_are_freed_once() {
         assert_eq!((found[0], found[511], fake.held_bytes()), (0xcd, 0xcd, 512));
         assert_eq!(code(&gpu, |f| (f.mem_free)(address)), SUCCESS);
         assert_eq!(code(&gpu, |f| (f.mem_free)(address)), INVALID_VALUE);
+    }
+}
+
+#[test]
+fn memory_of_the_host_is_registered_once_and_copied_to_when_the_stream_gets_there() {
+    let (fake, gpu) = gpu();
+    let mut host = vec![0u8; 8192];
+    let start = host.as_mut_ptr().cast::<c_void>();
+    let (mut stream, mut address): (Stream, u64) = (ptr::null_mut(), 0);
+    // SAFETY: all pointers are valid, also when copies are made, as `host` outlives them; what the fake refuses it
+    // does not do.
+    unsafe {
+        assert_eq!(code(&gpu, |f| (f.mem_alloc)(&mut address, 512)), SUCCESS);
+        assert_eq!(code(&gpu, |f| (f.stream_create)(&mut stream, 1)), SUCCESS);
+        let down = |to, bytes| code(&gpu, |f| (f.memcpy_device_to_host_async)(to, address, bytes, stream));
+        assert_eq!(down(start, 16), NOT_SUPPORTED, "not registered");
+        assert_eq!(code(&gpu, |f| (f.mem_host_register)(start, 0, 1)), INVALID_VALUE);
+        assert_eq!(code(&gpu, |f| (f.mem_host_register)(start, 4096, 1)), SUCCESS);
+        let inside = start.wrapping_byte_add(4000);
+        let again = code(&gpu, |f| (f.mem_host_register)(inside, 8, 1));
+        assert_eq!(again, HOST_MEMORY_ALREADY_REGISTERED);
+        assert_eq!(down(inside, 128), NOT_SUPPORTED, "beyond what is registered");
+        assert_eq!(down(start, 513), INVALID_VALUE, "beyond the allocation");
+
+        fake.hold(stream);
+        assert_eq!(down(start, 16), SUCCESS);
+        assert_eq!(start.cast::<u8>().read_volatile(), 0, "not yet");
+        fake.let_go(stream);
+        assert_eq!(start.cast::<u8>().read_volatile(), 0xcd);
+
+        fake.hold(stream);
+        assert_eq!(down(start, 16), SUCCESS);
+        start.cast::<u8>().write_volatile(1);
+        assert_eq!(code(&gpu, |f| (f.mem_host_unregister)(start)), SUCCESS);
+        assert_eq!(fake.unmapped_under_work(), 1);
+        fake.let_go(stream);
+        assert_eq!(start.cast::<u8>().read_volatile(), 1, "not copied to what is no longer registered");
+        assert_eq!(code(&gpu, |f| (f.mem_host_unregister)(start)), HOST_MEMORY_NOT_REGISTERED);
     }
 }
 

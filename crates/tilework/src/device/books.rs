@@ -56,6 +56,8 @@ struct Heap {
     bytes: u64,
     /// Pieces of it that are mapped, in any range.
     mapped: u64,
+    /// True iff it lies on the host.
+    on_host: bool,
 }
 
 /// The books of one device.
@@ -68,7 +70,10 @@ pub struct Books {
     heaps: FxHashMap<HeapId, Heap>,
     next_range: u64,
     next_heap: u64,
+    /// The sum of the heaps on the device.
     held: u64,
+    /// The sum of the heaps on the host.
+    held_on_host: u64,
 }
 
 impl Books {
@@ -86,6 +91,7 @@ impl Books {
             next_range: 0,
             next_heap: 0,
             held: 0,
+            held_on_host: 0,
         }
     }
 
@@ -94,9 +100,14 @@ impl Books {
         &self.caps
     }
 
-    /// Physical memory held, bytes: the sum of all heaps.
+    /// Physical memory held, bytes: the sum of all heaps but those on the host.
     pub fn held_bytes(&self) -> u64 {
         self.held
+    }
+
+    /// Physical memory held on the host, bytes.
+    pub fn host_bytes(&self) -> u64 {
+        self.held_on_host
     }
 
     /// Every range there is, in no particular order.
@@ -206,11 +217,30 @@ impl Books {
     /// As [`check_create`](Books::check_create).
     pub fn create(&mut self, bytes: u64) -> Result<HeapId, DeviceError> {
         self.check_create(bytes)?;
-        let heap = HeapId(self.next_heap);
-        self.next_heap += 1;
         self.held += bytes;
-        self.heaps.insert(heap, Heap { bytes, mapped: 0 });
-        Ok(heap)
+        Ok(self.insert_heap(bytes, false))
+    }
+
+    /// Whether a heap of `bytes` may be created on the host.
+    ///
+    /// # Errors
+    /// When the device has no such heaps, or `bytes` is zero or misaligned.
+    pub fn check_create_on_host(&self, bytes: u64) -> Result<(), DeviceError> {
+        if !self.caps.host_heaps {
+            return Err(no_host_heaps());
+        }
+        self.check_length(Call::Create, "length of a heap", bytes)?;
+        self.held_on_host.checked_add(bytes).map(drop).ok_or(DeviceError::OutOfMemory { bytes })
+    }
+
+    /// Records a heap of `bytes` on the host.
+    ///
+    /// # Errors
+    /// As [`check_create_on_host`](Books::check_create_on_host).
+    pub fn create_on_host(&mut self, bytes: u64) -> Result<HeapId, DeviceError> {
+        self.check_create_on_host(bytes)?;
+        self.held_on_host += bytes;
+        Ok(self.insert_heap(bytes, true))
     }
 
     /// Whether `heap` may be released; its length, bytes, when it may.
@@ -234,8 +264,8 @@ impl Books {
     /// As [`check_release`](Books::check_release).
     pub fn release(&mut self, heap: HeapId) -> Result<u64, DeviceError> {
         let bytes = self.check_release(heap)?;
-        self.heaps.remove(&heap);
-        self.held -= bytes;
+        let on_host = self.heaps.remove(&heap).is_some_and(|heap| heap.on_host);
+        *(if on_host { &mut self.held_on_host } else { &mut self.held }) -= bytes;
         Ok(bytes)
     }
 
@@ -389,6 +419,13 @@ impl Books {
         Some(self.ranges.get(&range)?.pieces.get(&offset)?.at(offset))
     }
 
+    fn insert_heap(&mut self, bytes: u64, on_host: bool) -> HeapId {
+        let heap = HeapId(self.next_heap);
+        self.next_heap += 1;
+        self.heaps.insert(heap, Heap { bytes, mapped: 0, on_host });
+        heap
+    }
+
     fn map_piece(&mut self, range: RangeId, bind: &Bind) -> Result<(), DeviceError> {
         const CALL: Call = Call::Map;
         self.check_aligned(CALL, "offset in the range", bind.range_offset)?;
@@ -512,6 +549,11 @@ impl Space {
 
 fn violation(call: Call, rule: String) -> DeviceError {
     DeviceError::Violation { call, rule }
+}
+
+/// The answer to [`create_on_host`](super::Device::create_on_host) where there is no such thing.
+pub fn no_host_heaps() -> DeviceError {
+    violation(Call::Create, "this device has no heaps on the host".into())
 }
 
 fn cut(call: Call, range: RangeId, edge: u64, at: u64, piece: &Piece) -> DeviceError {

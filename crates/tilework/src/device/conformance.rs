@@ -58,6 +58,7 @@ macro_rules! __device_conformance {
                 memory_is_zero_when_created,
                 requests_beyond_the_device_fail,
                 held_bytes_follow_the_heaps,
+                heaps_on_the_host_are_used_as_the_others,
                 calls_are_counted,
                 $($strict,)*
             ]);
@@ -355,6 +356,71 @@ pub fn held_bytes_follow_the_heaps(open: Open) {
     assert_eq!(b.held(), first);
     b.device.release(one).expect("releasing what is not mapped");
     assert_eq!(b.held(), empty);
+}
+
+/// A heap on the host maps beside others and in their place, and counts apart from them. Where there is no such
+/// thing it is refused.
+pub fn heaps_on_the_host_are_used_as_the_others(open: Open) {
+    let mut b = Bench::new(open);
+    let tile = b.tile;
+    if !b.device.caps().host_heaps {
+        refused(b.device.create_on_host(tile), "a heap on the host where the caps have none");
+        return;
+    }
+    let empty = b.held();
+    let here = b.create(2);
+    let held = b.held();
+    let create = b.device.calls().create;
+    let there = b.device.create_on_host(2 * tile).expect("a few tiles of the host's memory");
+    assert_eq!((b.held(), b.device.calls().create), (held, create + 1));
+    if b.device.caps().tiling {
+        let range = b.reserve(4);
+        let binds = [b.bind(0, there, 0, 2), b.bind(2, here, 0, 2)];
+        b.device.map(range.id, &binds).expect("a map within the rules");
+        if b.device.caps().needs_access {
+            b.device.set_access(range.id, 0, 4 * tile).expect("access to both in one call");
+        }
+        b.expect(range, 0, 2, 0);
+        b.stamp(range, 0, 2, 1);
+        b.stamp(range, 2, 2, 2);
+        // Changed for each other: what was written stays with the heap.
+        b.unmap(range.id, 0, 4);
+        b.map(range.id, &[b.bind(0, here, 0, 2), b.bind(2, there, 0, 2)]);
+        b.expect(range, 0, 2, 2);
+        b.expect(range, 2, 2, 1);
+        b.unmap(range.id, 0, 4);
+    } else {
+        let range = b.reserve(2);
+        b.map(range.id, &[b.bind(0, there, 0, 2)]);
+        b.expect(range, 0, 2, 0);
+        b.unmap(range.id, 0, 2);
+    }
+    b.device.release(there).expect("releasing what is not mapped");
+    assert_eq!(b.held(), held);
+    b.device.release(here).expect("releasing what is not mapped");
+    assert_eq!(b.held(), empty);
+    // What the device has is not what bounds them.
+    if let Some(capacity) = b.device.caps().capacity_bytes.filter(|_| !b.device.caps().memory) {
+        let bytes = capacity.next_multiple_of(tile) + tile;
+        b.device.create_on_host(bytes).expect("more than the device has");
+    }
+    assert_eq!(b.held(), empty);
+    // Dirty memory comes back as zeros.
+    if b.device.caps().memory && b.device.caps().tiling {
+        let range = b.reserve(2);
+        for _ in 0..2 {
+            let heap = b.device.create_on_host(2 * tile).expect("a few tiles of the host's memory");
+            b.map(range.id, &[b.bind(0, heap, 0, 2)]);
+            let mut found = vec![1; 2 * tile as usize];
+            b.device.read(range.address, &mut found).expect("reading what is mapped");
+            assert!(found.iter().all(|&byte| byte == 0), "a heap on the host is not all zeros");
+            b.device.write(range.address, &found.iter().map(|_| 0xa5).collect::<Vec<_>>()).expect("writing");
+            b.unmap(range.id, 0, 2);
+            b.device.release(heap).expect("releasing what is not mapped");
+        }
+    }
+    refused(b.device.create_on_host(0), "a heap of nothing on the host");
+    refused(b.device.create_on_host(tile + 1), "a heap of no whole tiles on the host");
 }
 
 /// Each call counts under its own name, and under no other.

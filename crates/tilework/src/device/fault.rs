@@ -171,6 +171,14 @@ impl<D: Device> Device for Fault<D> {
         }
     }
 
+    fn create_on_host(&mut self, bytes: u64) -> Result<HeapId, DeviceError> {
+        match self.faults.due(Call::Create) {
+            Some(plan) if plan.out_of_memory => Err(DeviceError::OutOfMemory { bytes }),
+            Some(_) => Err(injected(Call::Create)),
+            None => self.inner.create_on_host(bytes),
+        }
+    }
+
     fn release(&mut self, heap: HeapId) -> Result<(), DeviceError> {
         self.faults.check(Call::Release)?;
         self.inner.release(heap)

@@ -23,6 +23,9 @@ macro_rules! forward {
     (@ create, $this:ident, $inner:expr) => {
         forward!(@@ create(bytes: u64) -> $crate::device::HeapId, $this, $inner);
     };
+    (@ create_on_host, $this:ident, $inner:expr) => {
+        forward!(@@ create_on_host(bytes: u64) -> $crate::device::HeapId, $this, $inner);
+    };
     (@ release, $this:ident, $inner:expr) => {
         forward!(@@ release(heap: $crate::device::HeapId) -> (), $this, $inner);
     };

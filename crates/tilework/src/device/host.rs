@@ -17,7 +17,8 @@
 //!   reservation is never open to others.
 //! * Each run of pages is an entry in the kernel's list of mappings, which is bounded. The device counts
 //!   them, all host devices of the process together, and refuses before the kernel would.
-//! * **held** is what the kernel says of the file.
+//! * **held** is what the kernel says of the file, less what was created as memory on the host: that is the same
+//!   memory here, so that managers can be tried where a device has both.
 //!
 //! Huge pages are left to the administrator's setting for shared memory. Asking for them (`madvise`)
 //! does nothing to pages that `fallocate` made, and collapsing them afterwards was ten times as dear as
@@ -96,6 +97,8 @@ impl Host {
             max_range_bytes: longest_range(tile_bytes)?,
             memory: true,
             capacity_bytes: None,
+            // It is where the others are, and takes part in everything but the count.
+            host_heaps: true,
         };
         Ok(Host {
             books: Books::new(caps),
@@ -107,6 +110,27 @@ impl Host {
             entries: 0,
             calls: Calls::default(),
         })
+    }
+
+    /// Makes the pages of a heap. Returns where they begin in the file, bytes.
+    fn take_pages(&mut self, bytes: u64) -> Result<u64, DeviceError> {
+        let out_of_memory = DeviceError::OutOfMemory { bytes };
+        if !available::bytes_available(bytes) {
+            return Err(out_of_memory);
+        }
+        let Some(offset) = self.file_space.take(bytes) else { return Err(out_of_memory) };
+        let start = Instant::now();
+        let made = retry_on_intr(|| fallocate(&self.file, FallocateFlags::empty(), offset, bytes));
+        self.calls.create += 1;
+        self.calls.nanos += nanos_since(start);
+        if let Err(errno) = made {
+            self.file_space.give(offset, bytes);
+            return Err(match errno {
+                Errno::NOSPC | Errno::NOMEM => out_of_memory,
+                other => failed(Call::Create, "fallocate", other),
+            });
+        }
+        Ok(offset)
     }
 
     /// The binds as runs of the file: what one `mmap` each takes.
@@ -227,23 +251,16 @@ impl Device for Host {
 
     fn create(&mut self, bytes: u64) -> Result<HeapId, DeviceError> {
         self.books.check_create(bytes)?;
-        let out_of_memory = DeviceError::OutOfMemory { bytes };
-        if !available::bytes_available(bytes) {
-            return Err(out_of_memory);
-        }
-        let Some(offset) = self.file_space.take(bytes) else { return Err(out_of_memory) };
-        let start = Instant::now();
-        let made = retry_on_intr(|| fallocate(&self.file, FallocateFlags::empty(), offset, bytes));
-        self.calls.create += 1;
-        self.calls.nanos += nanos_since(start);
-        if let Err(errno) = made {
-            self.file_space.give(offset, bytes);
-            return Err(match errno {
-                Errno::NOSPC | Errno::NOMEM => out_of_memory,
-                other => failed(Call::Create, "fallocate", other),
-            });
-        }
+        let offset = self.take_pages(bytes)?;
         let heap = self.books.create(bytes)?;
+        self.heaps.insert(heap, offset);
+        Ok(heap)
+    }
+
+    fn create_on_host(&mut self, bytes: u64) -> Result<HeapId, DeviceError> {
+        self.books.check_create_on_host(bytes)?;
+        let offset = self.take_pages(bytes)?;
+        let heap = self.books.create_on_host(bytes)?;
         self.heaps.insert(heap, offset);
         Ok(heap)
     }
@@ -318,7 +335,7 @@ impl Device for Host {
     fn held_bytes(&self) -> Result<u64, DeviceError> {
         // Blocks are of 512 bytes whatever the file system's own are (stat(2)).
         let stat = fstat(&self.file).map_err(|errno| failed(Call::Read, "fstat", errno))?;
-        Ok(stat.st_blocks.cast_unsigned() * 512)
+        Ok(stat.st_blocks.cast_unsigned() * 512 - self.books.host_bytes())
     }
 
     fn free_bytes(&self) -> Option<u64> {

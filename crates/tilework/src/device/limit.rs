@@ -5,12 +5,13 @@ use rustc_hash::FxHashMap;
 use super::forward::forward;
 use super::{Caps, Device, DeviceError, HeapId};
 
-/// A device that refuses to hold more than a limit. Everything else is the device's own.
+/// A device that refuses to hold more than a limit. Everything else is the device's own; what it holds on the
+/// host does not count.
 #[derive(Debug)]
 pub struct Limit<D> {
     inner: D,
     caps: Caps,
-    /// Length of each heap, bytes.
+    /// Length of each heap that counts, bytes.
     heaps: FxHashMap<HeapId, u64>,
     /// The sum of `heaps`.
     held: u64,
@@ -45,6 +46,10 @@ impl<D: Device> Device for Limit<D> {
         self.heaps.insert(heap, bytes);
         self.held = held;
         Ok(heap)
+    }
+
+    fn create_on_host(&mut self, bytes: u64) -> Result<HeapId, DeviceError> {
+        self.inner.create_on_host(bytes)
     }
 
     fn release(&mut self, heap: HeapId) -> Result<(), DeviceError> {

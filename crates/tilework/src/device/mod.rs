@@ -48,6 +48,8 @@ pub struct Caps {
     pub memory: bool,
     /// Physical memory the device can ever hold, bytes, where it is bounded or a limit is set.
     pub capacity_bytes: Option<u64>,
+    /// True: heaps may lie on the host, too ([`Device::create_on_host`]).
+    pub host_heaps: bool,
 }
 
 /// A reserved range of address space. Never reused: two ranges of one device never have the same id.
@@ -228,6 +230,17 @@ pub trait Device: Send {
     /// [`DeviceError::OutOfMemory`] when there is no memory left.
     fn create(&mut self, bytes: u64) -> Result<HeapId, DeviceError>;
 
+    /// Creates `bytes` of physical memory on the host, zeroed, that the device uses as it does its own: mapped into
+    /// the same ranges, in the same way, beside heaps of its own or in their place. Each access crosses the bus.
+    ///
+    /// It counts for neither [`Caps::capacity_bytes`] nor [`held_bytes`](Device::held_bytes), and among
+    /// [`Calls::create`].
+    ///
+    /// # Errors
+    /// [`DeviceError::OutOfMemory`] when the host has no memory left; [`DeviceError::Violation`] without
+    /// [`Caps::host_heaps`].
+    fn create_on_host(&mut self, bytes: u64) -> Result<HeapId, DeviceError>;
+
     /// Gives physical memory back. No part of it may be mapped.
     fn release(&mut self, heap: HeapId) -> Result<(), DeviceError>;
 
@@ -254,7 +267,7 @@ pub trait Device: Send {
     fn calls(&self) -> Calls;
 
     /// Physical memory held, bytes, by the best witness there is: the kernel or driver where it can
-    /// be asked, the device's own books otherwise.
+    /// be asked, the device's own books otherwise. Heaps on the host are not in it.
     fn held_bytes(&self) -> Result<u64, DeviceError>;
 
     /// Physical memory that is free on the device, bytes, all its users together; `None` where it cannot tell.
@@ -273,7 +286,7 @@ pub trait Device: Send {
 
 impl<D: Device + ?Sized> Device for Box<D> {
     forward!(|this| (**this) =>
-        name, caps, reserve, unreserve, create, release, map, set_access, unmap, add_peer, calls,
+        name, caps, reserve, unreserve, create, create_on_host, release, map, set_access, unmap, add_peer, calls,
         held_bytes, free_bytes, ready, read, write
     );
 }

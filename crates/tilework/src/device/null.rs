@@ -1,5 +1,6 @@
 //! A device that does nothing, in no time: for timing a policy alone.
 
+use super::books::no_host_heaps;
 use super::{Bind, Call, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
 
 /// Where the first range begins: as good as any address, and not null.
@@ -22,17 +23,21 @@ pub struct Null {
 }
 
 impl Null {
-    /// With the capabilities of `sim-h200`, and no bound on physical memory.
+    /// With the capabilities of `sim-h200`, but for heaps on the host, and no bound on physical memory.
     pub fn new() -> Null {
-        Null::with_caps(Caps { capacity_bytes: None, ..super::sim::Sim::h200().caps().clone() })
+        Null::with_caps(Caps {
+            capacity_bytes: None,
+            host_heaps: false,
+            ..super::sim::Sim::h200().caps().clone()
+        })
     }
 
     /// With other capabilities.
     ///
     /// # Panics
-    /// When `caps.memory` is set.
+    /// When `caps.memory` or `caps.host_heaps` is set.
     pub fn with_caps(caps: Caps) -> Null {
-        assert!(!caps.memory, "the null device has no memory");
+        assert!(!caps.memory && !caps.host_heaps, "the null device has no memory, here or on the host");
         Null {
             caps,
             calls: Calls::default(),
@@ -87,6 +92,10 @@ impl Device for Null {
         self.calls.create += 1;
         self.heaps.push(bytes);
         Ok(HeapId(self.heaps.len() as u64 - 1))
+    }
+
+    fn create_on_host(&mut self, _: u64) -> Result<HeapId, DeviceError> {
+        Err(no_host_heaps())
     }
 
     fn release(&mut self, heap: HeapId) -> Result<(), DeviceError> {

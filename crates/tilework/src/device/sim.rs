@@ -8,6 +8,7 @@
 //! | usable | after `set_access` | once mapped |
 //! | longest range | 16 TiB | 1 TiB |
 //! | capacity | 143771 MiB | 143771 MiB |
+//! | heaps on the host | as many as asked for | none |
 //!
 //! Breaking a constraint is a violation. Each call adds to [`Calls`] what [`costs`] says.
 
@@ -49,6 +50,7 @@ impl Sim {
             max_range_bytes: 16 * TIB,
             memory: false,
             capacity_bytes: Some(H200_BYTES),
+            host_heaps: true,
         };
         Sim::new("sim-h200", caps, costs::H200)
     }
@@ -63,6 +65,7 @@ impl Sim {
             max_range_bytes: TIB,
             memory: false,
             capacity_bytes: Some(H200_BYTES),
+            host_heaps: false,
         };
         Sim::new("sim-d3d12", caps, costs::D3D12)
     }
@@ -178,6 +181,13 @@ impl Device for Sim {
         let heap = self.books.create(bytes)?;
         self.calls.create += 1;
         self.calls.nanos += self.costs.create.at(bytes);
+        Ok(heap)
+    }
+
+    fn create_on_host(&mut self, bytes: u64) -> Result<HeapId, DeviceError> {
+        let heap = self.books.create_on_host(bytes)?;
+        self.calls.create += 1;
+        self.calls.nanos += self.costs.create_on_host.at(bytes);
         Ok(heap)
     }
 

@@ -27,7 +27,7 @@ impl<D: Device> Waiting<D> {
 
 impl<D: Device> Device for Waiting<D> {
     forward!(|this| this.inner =>
-        name, caps, reserve, unreserve, create, release, map, set_access, add_peer, calls, held_bytes,
+        name, caps, reserve, unreserve, create, create_on_host, release, map, set_access, add_peer, calls, held_bytes,
         free_bytes, ready, read, write
     );
 

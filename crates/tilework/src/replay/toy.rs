@@ -42,6 +42,7 @@ impl Toy {
             max_range_bytes: SPACING,
             memory: true,
             capacity_bytes: None,
+            host_heaps: false,
         };
         let device =
             ToyDevice { caps, calls: Calls::default(), memory: RefCell::default(), stuck: None, lie: 0 };
@@ -168,6 +169,10 @@ impl Device for ToyDevice {
     }
 
     fn create(&mut self, _bytes: u64) -> Result<HeapId, DeviceError> {
+        ToyDevice::refused()
+    }
+
+    fn create_on_host(&mut self, _bytes: u64) -> Result<HeapId, DeviceError> {
         ToyDevice::refused()
     }
 

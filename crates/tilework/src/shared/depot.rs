@@ -130,7 +130,8 @@ impl Depot {
             State { stock: BTreeMap::new(), late: Vec::new(), unreserve: Vec::new(), executions: 0, device };
         Depot {
             name: state.device.name(),
-            caps: state.device.caps().clone(),
+            // Lanes know of heaps on the device only.
+            caps: Caps { host_heaps: false, ..state.device.caps().clone() },
             streams,
             done: Arc::new(InOrder),
             open_pools,

@@ -86,6 +86,7 @@ struct HeapState {
     bytes: u64,
     number: u64,
     mappings: u32,
+    on_host: bool,
 }
 
 impl Checked {
@@ -170,6 +171,25 @@ impl Witness {
     }
 }
 
+impl Checked {
+    fn create_in(&mut self, bytes: u64, on_host: bool) -> Result<HeapId, DeviceError> {
+        let tile = self.caps().tile_bytes;
+        assert!(bytes > 0 && bytes.is_multiple_of(tile), "create of {bytes} bytes: no whole tiles");
+        let inner = &mut self.inner;
+        let heap = Self::passed(if on_host { inner.create_on_host(bytes) } else { inner.create(bytes) })?;
+        let mut state = self.witness.state();
+        assert!(state.heap_ids.insert(heap), "{heap:?} was given twice");
+        let number = state.heap_ids.len() as u64;
+        state.heaps.insert(heap, HeapState { bytes, number, mappings: 0, on_host });
+        if !on_host {
+            state.totals.held += bytes;
+            state.totals.peak_held = state.totals.peak_held.max(state.totals.held);
+        }
+        state.log.push(Logged { call: Call::Create, what: number, offset: 0, bytes, heap: None });
+        Ok(heap)
+    }
+}
+
 impl Device for Checked {
     forward!(|this| this.inner => name, caps, add_peer, calls, held_bytes, free_bytes, ready);
 
@@ -211,17 +231,11 @@ impl Device for Checked {
     }
 
     fn create(&mut self, bytes: u64) -> Result<HeapId, DeviceError> {
-        let tile = self.caps().tile_bytes;
-        assert!(bytes > 0 && bytes.is_multiple_of(tile), "create of {bytes} bytes: no whole tiles");
-        let heap = Self::passed(self.inner.create(bytes))?;
-        let mut state = self.witness.state();
-        assert!(state.heap_ids.insert(heap), "{heap:?} was given twice");
-        let number = state.heap_ids.len() as u64;
-        state.heaps.insert(heap, HeapState { bytes, number, mappings: 0 });
-        state.totals.held += bytes;
-        state.totals.peak_held = state.totals.peak_held.max(state.totals.held);
-        state.log.push(Logged { call: Call::Create, what: number, offset: 0, bytes, heap: None });
-        Ok(heap)
+        self.create_in(bytes, false)
+    }
+
+    fn create_on_host(&mut self, bytes: u64) -> Result<HeapId, DeviceError> {
+        self.create_in(bytes, true)
     }
 
     fn release(&mut self, heap: HeapId) -> Result<(), DeviceError> {
@@ -232,8 +246,10 @@ impl Device for Checked {
         }
         Self::passed(self.inner.release(heap))?;
         let mut state = self.witness.state();
-        let HeapState { bytes, number, .. } = state.heaps.remove(&heap).expect("seen above");
-        state.totals.held -= bytes;
+        let HeapState { bytes, number, on_host, .. } = state.heaps.remove(&heap).expect("seen above");
+        if !on_host {
+            state.totals.held -= bytes;
+        }
         state.log.push(Logged { call: Call::Release, what: number, offset: 0, bytes, heap: None });
         Ok(())
     }

@@ -11,6 +11,7 @@ fn caps() -> Caps {
         max_range_bytes: 64 * TILE,
         memory: false,
         capacity_bytes: Some(32 * TILE),
+        host_heaps: true,
     }
 }
 
@@ -25,6 +26,24 @@ fn books(caps: Caps) -> (Books, RangeId, HeapId, HeapId) {
 /// All in tiles.
 fn bind(at: u64, heap: HeapId, from: u64, tiles: u64) -> Bind {
     Bind { range_offset: at * TILE, heap, heap_offset: from * TILE, bytes: tiles * TILE }
+}
+
+#[test]
+fn heaps_on_the_host_are_counted_apart() {
+    let (mut books, range, four, _) = books(caps());
+    let held = books.held_bytes();
+    let there = books.create_on_host(64 * TILE).unwrap();
+    assert_eq!((books.held_bytes(), books.host_bytes()), (held, 64 * TILE));
+    books.map(range, &[bind(0, there, 60, 4), bind(4, four, 0, 4)]).unwrap();
+    assert!(books.release(there).is_err());
+    books.unmap(range, 0, 8 * TILE).unwrap();
+    assert_eq!(books.release(there), Ok(64 * TILE));
+    books.release(four).unwrap();
+    assert_eq!((books.held_bytes(), books.host_bytes()), (held - 4 * TILE, 0));
+    assert_eq!(books.create_on_host(u64::MAX - (TILE - 1)).map(drop), Ok(()));
+    assert_eq!(books.create_on_host(TILE), Err(DeviceError::OutOfMemory { bytes: TILE }));
+    let mut books = Books::new(Caps { host_heaps: false, ..caps() });
+    assert_eq!(books.create_on_host(TILE), Err(no_host_heaps()));
 }
 
 #[test]

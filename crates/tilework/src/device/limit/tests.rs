@@ -19,6 +19,16 @@ fn held_bytes_stay_within_the_limit() {
 }
 
 #[test]
+fn heaps_on_the_host_do_not_count() {
+    let mut device = Limit::new(Sim::h200(), 4 * MIB);
+    device.create(4 * MIB).unwrap();
+    let there = device.create_on_host(8 * MIB).unwrap();
+    assert_eq!(device.create(2 * MIB), Err(DeviceError::OutOfMemory { bytes: 2 * MIB }));
+    device.release(there).unwrap();
+    assert_eq!(device.create(2 * MIB), Err(DeviceError::OutOfMemory { bytes: 2 * MIB }));
+}
+
+#[test]
 fn the_lesser_of_two_limits_holds() {
     let device = Limit::new(Limit::new(Sim::h200(), 4 * MIB), 8 * MIB);
     assert_eq!(device.caps().capacity_bytes, Some(4 * MIB));

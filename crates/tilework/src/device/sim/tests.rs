@@ -61,6 +61,15 @@ fn d3d12_takes_a_call_for_each_run_of_binds_on_one_heap() {
 }
 
 #[test]
+fn memory_on_the_host_is_dearer_to_make() {
+    let mut device = Sim::h200();
+    device.create_on_host(256 * MIB).unwrap();
+    let nanos = costs::H200.create_on_host.at(256 * MIB);
+    assert_eq!(device.calls(), Calls { create: 1, nanos, ..Calls::default() });
+    assert!(nanos > 100 * costs::H200.create.at(256 * MIB));
+}
+
+#[test]
 fn a_refused_call_costs_nothing() {
     let mut device = Sim::h200();
     let heap = device.create(4 * MIB).unwrap();

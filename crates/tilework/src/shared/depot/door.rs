@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use rustc_hash::FxHashMap;
 
 use super::{Depot, Home, Late, Reserved, Stocked, add, lock, refused, suits, take};
+use crate::device::books::no_host_heaps;
 use crate::device::{Bind, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
 
 /// The device as the pool of one lane sees it.
@@ -69,6 +70,10 @@ impl Device for Door {
         let heap = self.depot.create(&self.home, bytes)?;
         self.lengths.insert(heap, bytes);
         Ok(heap)
+    }
+
+    fn create_on_host(&mut self, _: u64) -> Result<HeapId, DeviceError> {
+        Err(no_host_heaps())
     }
 
     fn release(&mut self, heap: HeapId) -> Result<(), DeviceError> {

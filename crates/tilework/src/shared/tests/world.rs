@@ -336,7 +336,7 @@ struct Timed {
 
 impl Device for Timed {
     forward!(|this| this.inner =>
-        name, caps, unreserve, create, release, map, set_access, add_peer, calls, held_bytes,
+        name, caps, unreserve, create, create_on_host, release, map, set_access, add_peer, calls, held_bytes,
         free_bytes, ready
     );
 
