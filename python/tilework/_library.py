@@ -50,6 +50,8 @@ FIGURES = (
     "retries",
     "device_calls",
     "device_ns",
+    "kept",
+    "spilled",
 )
 
 
@@ -115,6 +117,7 @@ for _name, _result, _arguments in [
     ("tilework_group_stats", _status, [_handle, ctypes.c_uint32, ctypes.POINTER(GroupFigures)]),
     ("tilework_set_hosting", _status, [_handle, ctypes.c_uint64, ctypes.c_char_p]),
     ("tilework_set_limit", _status, [_handle, ctypes.c_uint64]),
+    ("tilework_set_spill", _status, [_handle, ctypes.c_bool]),
     (
         "tilework_ort_configure",
         _status,

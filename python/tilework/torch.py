@@ -36,6 +36,7 @@ __all__ = [
     "restore",
     "set_hosting",
     "set_limit",
+    "set_spill",
     "stats",
     "trim",
 ]
@@ -268,6 +269,15 @@ def set_limit(limit: int | None, device: Any = None) -> None:
         RuntimeError: groups that are pinned hold more.
     """
     call("tilework_set_limit", _manager(device), limit or 0)
+
+
+def set_spill(spill: bool = True, device: Any = None) -> None:
+    """Lets tensors lie in memory of the host when nothing else is left within the limit; or no longer.
+
+    The GPU uses it in place, over the bus: slow, and better than running out. What is there shows as `spilled` in
+    `stats()`, and leaves when its tensors are freed.
+    """
+    call("tilework_set_spill", _manager(device), spill)
 
 
 def forget_stream(stream: Any) -> None:

@@ -85,7 +85,7 @@ impl From<Error> for Failure {
                 TileworkStatus::UnknownAddress
             }
             Error::Forked => TileworkStatus::Forked,
-            Error::Stream { .. } | Error::NoGroups => TileworkStatus::Unsupported,
+            Error::Stream { .. } | Error::NoGroups | Error::NoSpill => TileworkStatus::Unsupported,
             Error::UnknownGroup(_) | Error::NotPinned { .. } => TileworkStatus::InvalidArgument,
             Error::Evicted { .. } => TileworkStatus::Evicted,
             Error::Pinned { .. } | Error::GroupInUse { .. } | Error::LimitBelowPinned { .. } => {

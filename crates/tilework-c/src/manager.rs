@@ -74,6 +74,10 @@ pub struct TileworkStats {
     pub device_calls: u64,
     /// Time in these calls, nanoseconds.
     pub device_ns: u64,
+    /// Contents of evicted groups on the host, bytes.
+    pub kept: u64,
+    /// Memory of the host that the device uses for want of its own, bytes; not in `held`.
+    pub spilled: u64,
 }
 
 /// Tells whether requests on `stream`, by the calling thread, go to a pool. It may be called by any thread,
@@ -365,6 +369,13 @@ pub extern "C" fn tilework_set_limit(manager: *mut TileworkManager, limit_bytes:
     with(manager, |shared| Ok(shared.set_limit((limit_bytes > 0).then_some(limit_bytes))?))
 }
 
+/// Lets memory be on the host, at addresses like any other, where everything else has been tried and nothing is left
+/// within the limit; or no longer. It is slow to use, and given back as soon as it is free.
+#[unsafe(no_mangle)]
+pub extern "C" fn tilework_set_spill(manager: *mut TileworkManager, spill: bool) -> TileworkStatus {
+    with(manager, |shared| Ok(shared.set_spill(spill)?))
+}
+
 /// Lets kernels of the GPU with the ordinal `peer` use the manager's memory, what is allocated and what will be. Where
 /// the device does not map memory there is nothing to do: CUDA's own calls for peers are enough there.
 #[unsafe(no_mangle)]
@@ -407,6 +418,8 @@ pub unsafe extern "C" fn tilework_stats(
             retries: stats.retries,
             device_calls: stats.device_calls.total(),
             device_ns: stats.device_calls.nanos,
+            kept: stats.kept,
+            spilled: stats.spilled,
         };
         // SAFETY: long enough, as just seen.
         unsafe { put(out, figures) }

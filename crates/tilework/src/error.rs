@@ -107,6 +107,9 @@ pub enum Error {
     /// The device keeps memory at one address, so that no group could be evicted; or all names of groups are used up.
     #[error("no groups on this device: it cannot map memory, or there have been too many groups")]
     NoGroups,
+    /// Memory of the host that the device does not reach.
+    #[error("this device cannot use memory of the host as its own: lower what is live, or raise the limit")]
+    NoSpill,
     /// The host has no room for contents that were to be kept there, or cannot bring them back.
     #[error("{bytes} bytes of device memory cannot be kept on the host: {reason}")]
     Host {

@@ -21,7 +21,7 @@ pub(super) use door::Door;
 pub(super) use home::Home;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use rustc_hash::FxHashSet;
@@ -54,6 +54,8 @@ struct Stocked {
     event: Option<Event>,
     /// The execution in which it came.
     since: u64,
+    /// It lies on the host: nobody is to have it but who would have none otherwise.
+    spilled: bool,
 }
 
 impl Stocked {
@@ -83,6 +85,8 @@ pub(super) struct Depot {
     ranges: RwLock<Vec<Reserved>>,
     /// Bytes that may be held; no limit is the largest number.
     limit: AtomicU64,
+    /// Heaps may be on the host where nothing else is left.
+    spills: AtomicBool,
     books: Sums,
 }
 
@@ -94,6 +98,8 @@ struct Sums {
     mapped: AtomicU64,
     reserved: AtomicU64,
     stock: AtomicU64,
+    /// Of heaps on the host, which are not among what is held.
+    spilled: AtomicU64,
     /// Of all lanes. Written with theirs.
     pending: AtomicU64,
 }
@@ -108,6 +114,8 @@ struct State {
     unreserve: Vec<Range>,
     /// Executions that have ended.
     executions: u64,
+    /// The heaps that are on the host.
+    spilled: FxHashSet<HeapId>,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -126,8 +134,14 @@ fn take(from: &AtomicU64, bytes: u64) {
 
 impl Depot {
     pub fn new(device: Box<dyn Device>, streams: Box<dyn Streams>, open_pools: Arc<AtomicUsize>) -> Depot {
-        let state =
-            State { stock: BTreeMap::new(), late: Vec::new(), unreserve: Vec::new(), executions: 0, device };
+        let state = State {
+            stock: BTreeMap::new(),
+            late: Vec::new(),
+            unreserve: Vec::new(),
+            executions: 0,
+            spilled: FxHashSet::default(),
+            device,
+        };
         Depot {
             name: state.device.name(),
             // Lanes know of heaps on the device only.
@@ -138,6 +152,7 @@ impl Depot {
             state: Mutex::new(state),
             ranges: RwLock::default(),
             limit: AtomicU64::new(u64::MAX),
+            spills: AtomicBool::new(false),
             books: Sums::default(),
         }
     }
@@ -250,6 +265,22 @@ impl Depot {
 
     pub fn set_limit(&self, bytes: Option<u64>) {
         self.limit.store(bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Lets heaps be on the host where nothing else is left, or no longer. False where the device has no such heaps.
+    pub fn set_spill(&self, spills: bool) -> bool {
+        let can = self.caps.host_heaps || !spills;
+        self.spills.store(spills && can, Ordering::Relaxed);
+        can
+    }
+
+    pub fn spills(&self) -> bool {
+        self.spills.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of heaps that are on the host.
+    pub fn spilled_bytes(&self) -> u64 {
+        self.books.spilled.load(Ordering::Relaxed)
     }
 
     /// Bytes that may be held, by the limit and by the device.
@@ -399,7 +430,10 @@ impl Depot {
             }
             outcome = outcome.and(given.unwrap_or(Ok(())));
         }
-        outcome
+        // What lies on the host is slow, and of use to nobody who can have other memory.
+        let spilled = state.stock.values().flatten().any(|entry| entry.spilled);
+        let released = if spilled { self.release(state, u64::MAX, |entry| entry.spilled) } else { Ok(0) };
+        outcome.and(released.map(drop))
     }
 
     fn unmap(&self, state: &mut State, range: RangeId, offset: u64, bytes: u64) -> Result<(), DeviceError> {
@@ -408,8 +442,8 @@ impl Depot {
         Ok(())
     }
 
-    /// Releases heaps of the stock, the longest first, until `wanted` bytes went: those that `which` names and
-    /// whose uses have passed.
+    /// Releases heaps of the stock, the longest first, until `wanted` bytes of the device's memory went: those that
+    /// `which` names and whose uses have passed. Returns the bytes that went.
     fn release(
         &self,
         state: &mut State,
@@ -418,7 +452,8 @@ impl Depot {
     ) -> Result<u64, DeviceError> {
         let mut released = 0;
         let mut outcome = Ok(());
-        let State { stock, device, late, .. } = state;
+        let mut from_host = 0;
+        let State { stock, device, late, spilled, .. } = state;
         let mapped: FxHashSet<HeapId> = late.iter().flat_map(|late| late.heaps.iter().copied()).collect();
         for (&bytes, heaps) in stock.iter_mut().rev() {
             heaps.retain(|entry| {
@@ -430,13 +465,19 @@ impl Depot {
                 if outcome.is_err() {
                     return true;
                 }
-                released += bytes;
+                if entry.spilled {
+                    spilled.remove(&entry.heap);
+                    from_host += bytes;
+                } else {
+                    released += bytes;
+                }
                 false
             });
         }
         stock.retain(|_, heaps| !heaps.is_empty());
         take(&self.books.held, released);
-        take(&self.books.stock, released);
+        take(&self.books.spilled, from_host);
+        take(&self.books.stock, released + from_host);
         outcome.map(|()| released)
     }
 
@@ -495,6 +536,12 @@ impl Depot {
                 made = self.create_new(&mut state, bytes);
             }
         }
+        if matches!(made, Err(DeviceError::OutOfMemory { .. })) && home.is_spilling() {
+            let heap = state.device.create_on_host(bytes)?;
+            state.spilled.insert(heap);
+            add(&self.books.spilled, bytes);
+            return Ok(heap);
+        }
         made
     }
 
@@ -546,6 +593,9 @@ impl Depot {
 
 /// Whether `home` may have a heap of the stock.
 fn suits(home: &Home, entry: &Stocked) -> bool {
+    if entry.spilled && !home.is_spilling() {
+        return false;
+    }
     let own = entry.home.key == home.key;
     own || home.is_pressed() && entry.event.is_some() || entry.has_passed()
 }

@@ -361,6 +361,16 @@ impl Shared {
         }
     }
 
+    /// Lets memory be on the host, at addresses like any other, where everything else has been tried and nothing is left
+    /// within the limit; or no longer. It is slow to use, and given back as soon as it is free. Not held: see
+    /// [`SharedStats::spilled`].
+    ///
+    /// # Errors
+    /// [`Error::NoSpill`] where the device cannot use such memory.
+    pub fn set_spill(&self, spills: bool) -> Result<()> {
+        if self.depot.set_spill(spills) { Ok(()) } else { Err(Error::NoSpill) }
+    }
+
     /// Lets kernels of the device numbered `peer`, as the driver counts, use the memory of all blocks, of those to
     /// come too, as [`Device::add_peer`] does.
     ///

@@ -39,6 +39,8 @@ pub struct SharedStats {
     pub leftover: u64,
     /// Contents of evicted groups on the host, bytes.
     pub kept: u64,
+    /// Memory of the host that the device uses for want of its own, bytes; not among what is held.
+    pub spilled: u64,
     /// Blocks live.
     pub blocks: u64,
     /// Requests served.
@@ -128,6 +130,7 @@ impl Shared {
             });
         }
         stats.kept = self.store.kept_bytes();
+        stats.spilled = self.depot.spilled_bytes();
         stats.groups = self.groups();
         stats
     }
@@ -159,7 +162,8 @@ impl Shared {
         assert_eq!(self.depot.pending_bytes(), pending, "bytes pending, over all streams");
         let usage = self.usage();
         assert_eq!(usage.live, live, "bytes live, over all streams");
-        assert_eq!(usage.held, held, "bytes held, over all streams and the stock");
+        let spilled = self.depot.spilled_bytes();
+        assert_eq!(usage.held + spilled, held, "bytes held and spilled, over all streams and the stock");
         assert!(usage.live <= usage.peak_live && usage.held <= usage.peak_held, "peaks: {usage:?}");
     }
 }

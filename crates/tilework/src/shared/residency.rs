@@ -291,13 +291,17 @@ impl Shared {
     /// What is in use of the lane, `None` where its heaps were not gone.
     fn attach_lane(&self, group: &Group, lane: &Lane) -> Result<Option<Vec<Span>>> {
         let mut tried = 0;
+        let mut spills = false;
         loop {
             let mut books = lane.lock();
             if !books.pool.is_absent() {
                 return Ok(None);
             }
             lane.home.settle(self.depot.done());
-            let lacks = match books.pool.attach() {
+            lane.home.set_spilling(spills);
+            let attached = books.pool.attach();
+            lane.home.set_spilling(false);
+            let lacks = match attached {
                 Ok(_) => return Ok(Some(books.pool.spans())),
                 Err(Error::OutOfMemory { request, .. }) => request,
                 Err(error) => return Err(error),
@@ -316,7 +320,9 @@ impl Shared {
                 }
                 _ => self.evict_one(Some(group.id)),
             };
-            if !relieved {
+            if !relieved && self.depot.spills() && !spills {
+                spills = true;
+            } else if !relieved {
                 return Err(self.depot.out_of_memory(lacks, self.live.now()));
             }
             tried += 1;

@@ -2,7 +2,7 @@
 //!
 //! In this order: what the lane gets back, what is pending, its stream waiting, what idle lanes do not use, new
 //! memory; then what busy lanes do not use, its stream waiting; then everything unused anywhere, the host waiting; then
-//! one group after the other, evicted.
+//! one group after the other, evicted; then, where that is allowed, memory of the host.
 
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
@@ -35,7 +35,8 @@ impl Shared {
                 None => self.evict_one(lane.key.group_id()),
             };
             books = lane.lock();
-            if !relieved {
+            let spills = !relieved && self.depot.spills();
+            if !relieved && !spills {
                 break;
             }
             if lane.home.is_odd() {
@@ -43,8 +44,13 @@ impl Shared {
             }
             lane.home.begin();
             lane.home.set_pressed(true);
+            lane.home.set_spilling(spills);
             served = books.pool.alloc(bytes, lane.key.stream);
             lane.home.set_pressed(false);
+            lane.home.set_spilling(false);
+            if spills {
+                break;
+            }
         }
         match served {
             Ok(block) => {

@@ -83,10 +83,11 @@ impl Device for Door {
         if depot.caps.tiling {
             let event = depot.mark(&self.home);
             let since = state.executions;
+            let spilled = state.spilled.contains(&heap);
             depot.put_in_stock(
                 &mut state,
                 bytes,
-                Stocked { heap, home: Arc::clone(&self.home), event, since },
+                Stocked { heap, home: Arc::clone(&self.home), event, since, spilled },
             );
         } else {
             // Where a heap has one address for good, the next lane would have no use for it.

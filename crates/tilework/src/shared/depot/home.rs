@@ -23,6 +23,8 @@ pub struct Home {
     /// Its pool is being served for the last time before memory counts as out: heaps are taken for which its
     /// stream has to wait.
     pressed: AtomicBool,
+    /// Its pool is being served when nothing is left but the host's memory.
+    spilling: AtomicBool,
     /// Recorded during the operation that the lane is in, for all it gives back in it.
     pub(super) mark: Mutex<Option<Event>>,
 }
@@ -34,6 +36,7 @@ impl Home {
             odd: AtomicU8::new(0),
             pinned: AtomicBool::new(key.is_graph()),
             pressed: AtomicBool::new(false),
+            spilling: AtomicBool::new(false),
             mark: Mutex::default(),
         }
     }
@@ -88,6 +91,14 @@ impl Home {
 
     pub fn is_pressed(&self) -> bool {
         self.pressed.load(Ordering::Relaxed)
+    }
+
+    pub fn set_spilling(&self, spilling: bool) {
+        self.spilling.store(spilling, Ordering::Relaxed);
+    }
+
+    pub fn is_spilling(&self) -> bool {
+        self.spilling.load(Ordering::Relaxed)
     }
 
     /// Begins an operation of the lane, whose lock is held: what it gives back from here on is free from

@@ -287,3 +287,33 @@ fn a_group_whose_stream_is_captured_stays() {
     rig.enter(more, MIB, A);
     rig.check();
 }
+
+#[test]
+fn what_does_not_fit_spills_where_that_is_allowed() {
+    let mut rig = rig();
+    let group = rig.group("unet");
+    rig.front.set_limit(Some(8 * MIB)).unwrap();
+    let kept = rig.used_for(group, 8 * MIB, A);
+    rig.left_out(&[kept]);
+    assert!(matches!(rig.try_alloc(12 * MIB, A), Err(Error::OutOfMemory { .. })), "too long for the limit");
+    rig.front.set_spill(true).unwrap();
+    let long = rig.used(12 * MIB, A);
+    let stats = rig.front.stats();
+    assert!(stats.usage.held <= 8 * MIB && stats.spilled > 0, "{stats:?}");
+    assert_eq!(rig.residence(group), Residence::Evicted, "groups go before anything spills");
+    // A group longer than the limit comes back all the same.
+    rig.front.restore(group, Some(A)).unwrap();
+    rig.front.check_invariants();
+    rig.enter(kept, 8 * MIB, A);
+    rig.launch(A, kept);
+    rig.free(long);
+    rig.world.run(A);
+    rig.front.trim().unwrap();
+    rig.front.evict(group).unwrap();
+    rig.left_out(&[kept]);
+    rig.front.restore(group, Some(A)).unwrap();
+    assert_eq!(rig.front.stats().spilled, 0, "what is free on the device is taken first");
+    rig.front.set_spill(false).unwrap();
+    assert!(matches!(rig.try_alloc(12 * MIB, A), Err(Error::OutOfMemory { .. })));
+    rig.front.check_invariants();
+}
