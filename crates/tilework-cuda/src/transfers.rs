@@ -20,7 +20,7 @@ use tilework::device::{Call, DeviceError};
 use tilework::shared::streams::{Event, InOrder};
 use tilework::shared::transfers::{Staging, Transfers};
 
-use crate::driver::{self, POINTER_ATTRIBUTE_HOST_POINTER, REGISTER_PORTABLE, STREAM_NON_BLOCKING};
+use crate::driver::{self, POINTER_ATTRIBUTE_HOST_POINTER, REGISTER_PORTABLE, STREAM_NON_BLOCKING, SUCCESS};
 use crate::error::CudaError;
 use crate::gpu::{Entered, Gpu, tell};
 use crate::streams::{Events, Recorded};
@@ -278,14 +278,16 @@ impl Buffer {
 /// Whether the host reaches memory by this address.
 fn is_the_hosts(entered: &Entered<'_>, address: u64) -> bool {
     let mut pointer: *mut c_void = ptr::null_mut();
+    // For memory of devices, and for what is none, the answer is an error, which is not worth its words here.
+    let mut answer = SUCCESS;
     let asked = entered.call("cuPointerGetAttribute", |f| {
         // SAFETY: `pointer` is valid for the write of a pointer, which this attribute is; any address may be asked for.
-        unsafe {
+        answer = unsafe {
             (f.pointer_get_attribute)((&raw mut pointer).cast(), POINTER_ATTRIBUTE_HOST_POINTER, address)
-        }
+        };
+        SUCCESS
     });
-    // It is an error for memory of devices, and for what is none.
-    asked.is_ok()
+    asked.is_ok() && answer == SUCCESS
 }
 
 impl Staging for Buffer {
