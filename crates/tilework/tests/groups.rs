@@ -102,7 +102,9 @@ fn threads_evict_what_others_do_not_use() {
             let (front, all) = (&front, &all);
             let weather = Weather { groups: 10, operations: 1500, ..weather(seed) };
             scope.spawn(move || {
-                storm(front, name, &[Stream(seed), Stream(seed + 10)], weather, || drop(all.wait()))
+                storm(front, name, &[Stream(seed), Stream(seed + 10)], weather, || {
+                    all.wait();
+                })
             });
         }
     });

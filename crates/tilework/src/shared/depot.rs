@@ -75,6 +75,7 @@ struct Reserved {
 pub(super) struct Depot {
     name: &'static str,
     caps: Caps,
+    can_spill: bool,
     streams: Box<dyn Streams>,
     /// What stands for an event where nothing is left to wait for.
     done: Event,
@@ -144,7 +145,8 @@ impl Depot {
         };
         Depot {
             name: state.device.name(),
-            // Lanes know of heaps on the device only.
+            can_spill: state.device.caps().host_heaps,
+            // Lanes ask for memory, and the depot decides where it is.
             caps: Caps { host_heaps: false, ..state.device.caps().clone() },
             streams,
             done: Arc::new(InOrder),
@@ -269,7 +271,7 @@ impl Depot {
 
     /// Lets heaps be on the host where nothing else is left, or no longer. False where the device has no such heaps.
     pub fn set_spill(&self, spills: bool) -> bool {
-        let can = self.caps.host_heaps || !spills;
+        let can = self.can_spill || !spills;
         self.spills.store(spills && can, Ordering::Relaxed);
         can
     }
