@@ -171,6 +171,14 @@ class Torch(unittest.TestCase):
             assert sum(figures["residence"] == "resident" for figures in stats) == 1, stats
             assert tilework.torch.stats()["held"] <= 20 * MIB
             refused(RuntimeError, "backward", parts[0])
+            with torch.inference_mode():
+                with tilework.torch.group("made in place"):
+                    part = Part(7).cuda()
+                there = part.weights.data_ptr()
+                group = tilework.torch.manage(part, "made in place")
+                moved = tilework.torch.manage(Part(8))
+                assert part.weights.data_ptr() == there and group.stats()["live"] == 12 * MIB
+                assert part()[0] == 7 and moved.name == "Part-4"
             """
         )
 

@@ -227,7 +227,8 @@ def manage(
 ) -> Group:
     """Gives a module a group of its own that is on the GPU while the module runs, and leaves when memory lacks.
 
-    Its parameters and buffers move to the GPU, in memory of the group. Each call of one of its `methods` first brings
+    Its parameters and buffers move to the GPU, in memory of the group; not if a group of this name is there already:
+    then they were made in its `with` block. Each call of one of its `methods` first brings
     them back if they are gone, which may send other managed groups away under the limit, and keeps them until it
     returns. What the call allocates belongs to no group and stays. For inference: a call that would record gradients
     is refused.
@@ -242,8 +243,10 @@ def manage(
     if name is None:
         kind = type(module).__name__
         name = next(n for n in (f"{kind}-{count}" for count in range(len(_known) + 1)) if n not in _known)
+    is_there = name in _known
     member = group(name)
-    _groups.move(module, member, device)
+    if not is_there:
+        _groups.move(module, member, device)
     member.release(device)
     _groups.watch(module, member, device, methods)
     return member

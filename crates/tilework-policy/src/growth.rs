@@ -44,12 +44,18 @@ pub struct Growth {
     holes: u32,
     stranded: u64,
     cut: Cut,
+    lasting: bool,
 }
 
 impl Growth {
     /// `longest`: the length a heap may have, grains, a multiple of `tile`.
     pub fn new(tile: u32, longest: u32, cut: Cut) -> Growth {
-        Growth { tile, longest, holes: 0, stranded: 0, cut }
+        Growth { tile, longest, holes: 0, stranded: 0, cut, lasting: false }
+    }
+
+    /// For memory in which blocks stay side by side: holes are not expected, and heaps are as long as may be.
+    pub fn set_lasting(&mut self) {
+        self.lasting = true;
     }
 
     /// Notes that memory lacks: how many long free runs there are, how many live blocks are transient, and
@@ -75,7 +81,7 @@ impl Growth {
 
     /// The longest heap to create for a request of `len` grains when `held` are held.
     pub fn heap_len(&self, len: u32, held: u64, long_lived: bool) -> u32 {
-        if self.cut != Cut::Heaps {
+        if self.cut != Cut::Heaps || self.lasting {
             return self.longest;
         }
         // The holes between long-lived blocks last, while transient blocks are large and each heap in one is
@@ -141,6 +147,14 @@ mod tests {
         let mut growth = Growth::new(128, 64 * MIB, Cut::Tiles(128));
         growth.note(1000, 1000, HELD);
         assert_eq!(growth.heap_len(MIB, 0, false), 64 * MIB);
+        assert_eq!(growth.heap_len(MIB, 0, true), 64 * MIB);
+    }
+
+    #[test]
+    fn memory_that_lasts_has_long_heaps() {
+        let mut growth = Growth::new(2 * MIB, 64 * MIB, Cut::Heaps);
+        growth.set_lasting();
+        growth.note(1000, 1000, HELD);
         assert_eq!(growth.heap_len(MIB, 0, true), 64 * MIB);
     }
 

@@ -58,6 +58,11 @@ impl Heaps {
         Heaps { by_start: BTreeMap::new(), cut }
     }
 
+    /// What the device can map of them.
+    pub fn cut(&self) -> Cut {
+        self.cut
+    }
+
     /// Adds a heap; its place must be free of others.
     pub fn insert(&mut self, heap: Heap) {
         self.by_start.insert(heap.start, heap);

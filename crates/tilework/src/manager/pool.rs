@@ -110,6 +110,12 @@ impl Pool {
         self
     }
 
+    /// For blocks that are expected to stay, side by side: weights. Heaps are as long as the options allow.
+    pub fn lasting(mut self) -> Pool {
+        self.growth.set_lasting();
+        self
+    }
+
     fn new(kind: Kind, device: Box<dyn Device>, options: &Options) -> Pool {
         let caps = device.caps();
         let tile = grains(caps.tile_bytes) as u32;

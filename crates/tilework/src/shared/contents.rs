@@ -31,7 +31,7 @@ const CHUNK: u64 = 32 << 20;
 /// Chunks of one operation that travel, or are copied by the host, at a time.
 const RING: usize = 3;
 
-/// Threads with which the host copies a chunk, at most: one alone is slower than the bus.
+/// Threads with which the host copies a chunk, or makes buffers, at most: one alone is slower than the bus.
 const THREADS: usize = 8;
 
 /// What a thread of these copies at least, bytes.
@@ -117,6 +117,7 @@ impl Store {
                 |error| no_room(sum(spans), &format!("no file in {}: {error}", directory.display()));
             contents.file = Some(tempfile::tempfile_in(&directory).map_err(no_file)?);
         }
+        self.prepare(sum(spans), pinned_bytes);
         let mut travelling: VecDeque<(Vec<Span>, Box<dyn Staging>)> = VecDeque::new();
         for spans in chunks(spans) {
             if let Some(buffer) = self.pin(pinned_bytes)? {
@@ -144,6 +145,23 @@ impl Store {
             }
         }
         Ok(contents)
+    }
+
+    /// Makes the buffers that will lack to keep `bytes` within the budget, with several threads: what makes one dear is
+    /// touching its memory. What fails here is met again, and told, by whoever needs the buffer.
+    fn prepare(&self, bytes: u64, budget: u64) {
+        let within = budget.saturating_sub(self.pinned.load(Ordering::Relaxed)) / CHUNK;
+        let free = lock(&self.buffers).len() as u64;
+        let lacking = AtomicU64::new(bytes.div_ceil(CHUNK).min(within).saturating_sub(free));
+        let one_less = || {
+            let less = |lacking: u64| lacking.checked_sub(1);
+            lacking.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+        };
+        let make = || {
+            while one_less() && self.depot.staging(CHUNK as usize).map(|buffer| self.put_back(buffer)).is_ok() {}
+        };
+        let threads = cores().min(THREADS).min(lacking.load(Ordering::Relaxed) as usize);
+        thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(make))));
     }
 
     /// A buffer to keep a chunk in, if the budget allows for one more.
@@ -336,8 +354,7 @@ fn in_memory(from: &[u8]) -> io::Result<MmapMut> {
 
 /// Copies, with several threads where it is much. Touching fresh memory costs as much as the copy, and is shared too.
 fn copy(to: &mut [u8], from: &[u8]) {
-    let cores = thread::available_parallelism().map_or(1, NonZero::get);
-    let threads = cores.min(THREADS).min(from.len() / SHARE).max(1);
+    let threads = cores().min(THREADS).min(from.len() / SHARE).max(1);
     let share = from.len().div_ceil(threads).max(1);
     thread::scope(|scope| {
         let mut parts = to.chunks_mut(share).zip(from.chunks(share));
@@ -349,6 +366,10 @@ fn copy(to: &mut [u8], from: &[u8]) {
             to.copy_from_slice(from);
         }
     });
+}
+
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 fn no_room(bytes: u64, reason: &str) -> Error {

@@ -116,6 +116,7 @@ impl Lane {
         let pool = if depot.caps().tiling { Pool::tiled(door, options) } else { Pool::placed(door, options) };
         // Streams are few; a program may keep a graph, and its pool, for every shape it has met, and a group for every
         // model.
+        let pool = if key.group_id().is_some() { pool.lasting() } else { pool };
         let many = key.is_graph() || key.group_id().is_some();
         let pool = if many { pool.reserving(MANY_BYTES) } else { pool };
         let books = Books {

@@ -3,18 +3,21 @@
 //! ```text
 //!   present ──detach──► homes and stitched mappings unmapped, heaps released ──► absent
 //!      ▲                                                                            │
-//!      └────── mapped as before ◄── heaps of the same lengths created ◄──attach─────┘
+//!      └────── mapped as before ◄──── heaps created for the same places ◄──attach───┘
 //! ```
 //!
 //! Blocks may be freed meanwhile. Nothing else may be asked of the pool: whoever detaches it sees to that.
 
-use tilework_policy::{GRAIN, Heap};
+use tilework_policy::{Cut, GRAIN, Heap, Mapping, Serial, grains};
 
 use super::{Pool, range_of};
 use crate::device::{Call, DeviceError, HeapId, RangeId};
 use crate::error::Result;
 use crate::manager::Manager;
 use crate::manager::memory::Return;
+
+/// A heap that is ready is taken unless it is shorter than this part of what could be created instead.
+const SHORT: u64 = 4;
 
 /// A run of bytes in use, where the pool's heaps have their homes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,21 +102,22 @@ impl Pool {
         outcome.map(|()| held - self.usage().held)
     }
 
-    /// Creates heaps where there were some, but for those that nothing is in use of by now, and maps them as they
+    /// Creates heaps where there were some, but for those that nothing is in use of by now, and maps them as the others
     /// were: at home, and in the stitched mappings of live blocks. Contents are undefined. Returns the bytes created.
     ///
+    /// Heaps may be other than before, and fewer: each costs the driver's time whenever the pool goes or comes. Only
+    /// where heaps map whole and a live block is stitched, its mapping asks for the lengths there were.
+    ///
     /// # Errors
-    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory) with the bytes of all that was to be created; [`Error::Device`](crate::Error::Device). Nothing is created then
-    /// and the pool stays absent.
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory) with the bytes of all that was to be created;
+    /// [`Error::Device`](crate::Error::Device). Nothing is created then and the pool stays absent.
     pub(crate) fn attach(&mut self) -> Result<u64> {
         debug_assert!(self.absent);
         self.retry()?;
         self.forget_unused();
-        let heaps: Vec<Heap> = self.heaps.within(0, u32::MAX).collect();
-        let bytes: u64 = self.heaps_bytes();
-        let mut made: Vec<Heap> = Vec::with_capacity(heaps.len());
-        let attached = self.bring_back(&heaps, &mut made);
-        match attached {
+        let bytes = self.heaps_bytes();
+        let mut made: Vec<Heap> = Vec::new();
+        match self.bring_back(&mut made) {
             Ok(()) => {
                 self.absent = false;
                 self.memory.account_mut().set_absent(0);
@@ -153,27 +157,25 @@ impl Pool {
     }
 
     /// Creates and maps. What is mapped when a call fails is unmapped again.
-    fn bring_back(&mut self, heaps: &[Heap], made: &mut Vec<Heap>) -> Result<(), DeviceError> {
-        let in_the_way = |range: RangeId, from: u64, to: u64| {
-            let inside = |(of, at, bytes)| of == range && at < to && from < at + bytes;
-            self.memory.leftovers().iter().any(|left| left.unmap.is_some_and(inside))
-        };
-        let homes = heaps.iter().map(|heap| {
-            let region = self.region_of(heap.start);
-            let offset = region.offset(heap.start);
-            (region.range.id, offset, offset + u64::from(heap.len) * GRAIN)
-        });
-        let stitched = self.mappings.in_use().map(|m| (RangeId(m.range), 0, m.len() * GRAIN));
-        if homes.chain(stitched).any(|(range, from, to)| in_the_way(range, from, to)) {
-            let reason = "the device has not given up what was mapped here before".into();
-            return Err(DeviceError::Failed { call: Call::Map, reason });
-        }
-        for heap in heaps {
-            let id = self.memory.create(u64::from(heap.len) * GRAIN)?.0;
-            made.push(Heap { id, ..*heap });
+    fn bring_back(&mut self, made: &mut Vec<Heap>) -> Result<(), DeviceError> {
+        let old: Vec<Heap> = self.heaps.within(0, u32::MAX).collect();
+        self.check_way(&old)?;
+        let stitched: Vec<Mapping> = self.mappings.in_use().cloned().collect();
+        if self.heaps.cut() == Cut::Heaps && !stitched.is_empty() {
+            for heap in &old {
+                let id = self.memory.create(u64::from(heap.len) * GRAIN)?.0;
+                made.push(Heap { id, ..*heap });
+            }
+        } else {
+            self.recut(&old, made)?;
         }
         let mut mapped: Vec<Return> = Vec::new();
-        let outcome = self.map_back(made, &mut mapped);
+        let mut outcome = self.map_homes(made, &mut mapped);
+        if outcome.is_ok() {
+            old.iter().for_each(|heap| drop(self.heaps.remove(heap.start)));
+            made.iter().for_each(|&heap| self.heaps.insert(heap));
+            outcome = self.map_stitched(&stitched, &mut mapped);
+        }
         if outcome.is_err() {
             for what in mapped.into_iter().rev() {
                 let _logged = self.memory.give_back(what);
@@ -182,7 +184,52 @@ impl Pool {
         outcome
     }
 
-    fn map_back(&mut self, made: &[Heap], mapped: &mut Vec<Return>) -> Result<(), DeviceError> {
+    /// Refuses where the device still has something at the places that are to be mapped.
+    fn check_way(&self, heaps: &[Heap]) -> Result<(), DeviceError> {
+        let homes = heaps.iter().map(|heap| {
+            let region = self.region_of(heap.start);
+            let offset = region.offset(heap.start);
+            (region.range.id, offset, offset + u64::from(heap.len) * GRAIN)
+        });
+        let stitched = self.mappings.in_use().map(|m| (RangeId(m.range), 0, m.len() * GRAIN));
+        let in_the_way = |(range, from, to): (RangeId, u64, u64)| {
+            let inside = |(of, at, bytes)| of == range && at < to && from < at + bytes;
+            self.memory.leftovers().iter().any(|left| left.unmap.is_some_and(inside))
+        };
+        if homes.chain(stitched).any(in_the_way) {
+            let reason = "the device has not given up what was mapped here before".into();
+            return Err(DeviceError::Failed { call: Call::Map, reason });
+        }
+        Ok(())
+    }
+
+    /// Creates heaps that fill the places of others: such as are ready, unless they are short, and long ones else.
+    fn recut(&mut self, old: &[Heap], made: &mut Vec<Heap>) -> Result<(), DeviceError> {
+        let longest = self.options.heap_bytes;
+        let region = |heap: &Heap| self.region_of(heap.start).range.id;
+        let beside = |a: &Heap, b: &Heap| a.end() == b.start && region(a) == region(b);
+        let runs: Vec<(u32, u32)> =
+            old.chunk_by(beside).map(|run| (run[0].start, run[run.len() - 1].end())).collect();
+        for (mut start, end) in runs {
+            let growth = self.growths;
+            self.growths += 1;
+            for part in 0.. {
+                if start == end {
+                    break;
+                }
+                let wanted = (u64::from(end - start) * GRAIN).min(longest);
+                let ready = self.memory.device().ready(wanted).filter(|ready| ready * SHORT >= wanted);
+                let bytes = ready.unwrap_or(wanted);
+                let id = self.memory.create(bytes)?.0;
+                let len = grains(bytes) as u32;
+                made.push(Heap { start, len, id, serial: Serial { growth, part } });
+                start += len;
+            }
+        }
+        Ok(())
+    }
+
+    fn map_homes(&mut self, made: &[Heap], mapped: &mut Vec<Return>) -> Result<(), DeviceError> {
         // Neighbours of one range in one call.
         let region = |heap: &Heap| self.region_of(heap.start).range.id;
         let runs: Vec<&[Heap]> = made.chunk_by(|a, b| a.end() == b.start && region(a) == region(b)).collect();
@@ -191,21 +238,19 @@ impl Pool {
             let parts: Vec<(HeapId, u32)> = run.iter().map(|heap| (HeapId(heap.id), heap.len)).collect();
             self.map_home(start, &parts)?;
             let region = self.region_of(start);
-            let bytes = u64::from(run.last().expect("a run is not empty").end() - start) * GRAIN;
+            let bytes = u64::from(run[run.len() - 1].end() - start) * GRAIN;
             let unmap = Some((region.range.id, region.offset(start), bytes));
             mapped.push(Return { unmap, ..Return::default() });
         }
-        for &heap in made {
-            self.heaps.insert(heap);
-        }
-        let stitched: Vec<_> = self
-            .mappings
-            .in_use()
-            .map(|m| (RangeId(m.range), self.binds(&m.cover), m.len() * GRAIN))
-            .collect();
-        for (range, binds, bytes) in stitched {
-            self.memory.map(range, &binds)?;
-            mapped.push(Return { unmap: Some((range, 0, bytes)), ..Return::default() });
+        Ok(())
+    }
+
+    fn map_stitched(&mut self, stitched: &[Mapping], mapped: &mut Vec<Return>) -> Result<(), DeviceError> {
+        for mapping in stitched {
+            let range = RangeId(mapping.range);
+            self.memory.map(range, &self.binds(&mapping.cover))?;
+            let unmap = Some((range, 0, mapping.len() * GRAIN));
+            mapped.push(Return { unmap, ..Return::default() });
         }
         Ok(())
     }
