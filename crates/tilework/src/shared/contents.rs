@@ -158,7 +158,9 @@ impl Store {
             lacking.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
         };
         let make = || {
-            while one_less() && self.depot.staging(CHUNK as usize).map(|buffer| self.put_back(buffer)).is_ok() {}
+            while one_less() && self.depot.staging(CHUNK as usize).map(|buffer| self.put_back(buffer)).is_ok()
+            {
+            }
         };
         let threads = cores().min(THREADS).min(lacking.load(Ordering::Relaxed) as usize);
         thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(make))));

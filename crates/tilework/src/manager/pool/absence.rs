@@ -172,7 +172,9 @@ impl Pool {
         let mut mapped: Vec<Return> = Vec::new();
         let mut outcome = self.map_homes(made, &mut mapped);
         if outcome.is_ok() {
-            old.iter().for_each(|heap| drop(self.heaps.remove(heap.start)));
+            for heap in &old {
+                self.heaps.remove(heap.start);
+            }
             made.iter().for_each(|&heap| self.heaps.insert(heap));
             outcome = self.map_stitched(&stitched, &mut mapped);
         }
