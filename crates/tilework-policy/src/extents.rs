@@ -1,6 +1,7 @@
 //! The runs of home space, in address order.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter::successors;
 
 use crate::heaps::Serial;
 use crate::intervals::Intervals;
@@ -41,9 +42,8 @@ enum Kind {
 
 /// A run. The runs of a region cover it without gaps; no two neighbours are both free or both void.
 ///
-/// `a` and `b` serve the kind: list neighbours of a short free run and children of a long one; for a head `a` is its entry in
-/// `parts` (`NIL` unless stitched) and `b` the operation it was born at; for a spare node `a` is the next
-/// spare.
+/// `a` and `b` serve the kind: list neighbours of a short free run; for a head `a` is its entry in `parts` (`NIL` unless
+/// stitched) and `b` the operation it was born at; for a spare node `a` is the next spare.
 ///
 /// Aligned so that none crosses a cache line.
 #[derive(Debug, Clone)]
@@ -59,15 +59,6 @@ pub(crate) struct Extent {
     /// Bytes of the last grain that were not requested, below [`GRAIN`](crate::GRAIN).
     slack: u16,
     kind: Kind,
-}
-
-#[cfg(test)]
-impl Extent {
-    /// A free run without neighbours, for tests of what finds runs.
-    pub(crate) fn free(start: u32, len: u32) -> Extent {
-        let (prev, next, a, b) = (NIL, NIL, NIL, NIL);
-        Extent { start, len, prev, next, a, b, generation: 1, slack: 0, kind: Kind::Free }
-    }
 }
 
 /// The name of a block: a node and the generation it was made in. Never given to a second block: a node
@@ -151,11 +142,12 @@ impl FreeRun {
 
 /// Home space: regions cut into runs.
 ///
-/// Every operation on a block is expected O(log n) in the number of free runs of a mebibyte and more, and O(1) in
+/// Every operation on a block is O(log n) in the number of free runs of a mebibyte and more, and O(1) in
 /// everything else.
 #[derive(Debug, Clone)]
 pub struct Extents {
     nodes: Vec<Extent>,
+    /// The first of the spare nodes.
     spare: u32,
     runs: Runs,
     voids: BTreeSet<(u32, u32, u32)>,
@@ -371,7 +363,7 @@ impl Extents {
 
     /// Long free runs as (length, position), the longest first.
     pub(crate) fn longest_first(&self) -> impl Iterator<Item = (u32, u32)> {
-        self.runs.longest_first(&self.nodes)
+        self.runs.longest_first()
     }
 
     #[inline]
@@ -379,7 +371,7 @@ impl Extents {
         if let Some(node) = self.runs.smallest_short(len) {
             return Some((node, false));
         }
-        let smallest = self.runs.smallest_long(&self.nodes, len)?;
+        let smallest = self.runs.smallest_long(len)?;
         if !self.lifetimes.long_lived(len) {
             return Some((smallest, true));
         }
@@ -501,6 +493,10 @@ impl Extents {
                 at = extent.next;
             }
         }
+        let spare = self.nodes.iter().filter(|n| n.kind == Kind::Spare && n.generation < RETIRED).count();
+        let named = |at| Some(at).filter(|&at| at != NIL);
+        let spares = successors(named(self.spare), |&at| named(self.nodes[at as usize].a)).take(spare + 1);
+        assert_eq!(spares.count(), spare, "spare nodes listed");
         assert_eq!(free, self.free, "grains counted free");
         assert_eq!(heads, self.blocks, "blocks counted");
         assert_eq!(closed, self.closed.len(), "closed heaps counted");

@@ -46,8 +46,8 @@ impl Runs {
 
     /// The smallest long run of at least `len`. The lowest among equals.
     #[inline]
-    pub(crate) fn smallest_long(&self, extents: &[Extent], len: u32) -> Option<u32> {
-        self.long.at_least(extents, len.max(LONG_RUN), 0)
+    pub(crate) fn smallest_long(&self, len: u32) -> Option<u32> {
+        self.long.at_least(len.max(LONG_RUN), 0).map(|(_, start)| self.long_at(start))
     }
 
     /// The lowest long run of at least `len`.
@@ -57,12 +57,8 @@ impl Runs {
     }
 
     /// Every long run as (length, position), the longest first.
-    pub(crate) fn longest_first(&self, extents: &[Extent]) -> impl Iterator<Item = (u32, u32)> {
-        let below = |(len, start)| {
-            self.long
-                .below(extents, len, start)
-                .map(|at| (extents[at as usize].len, extents[at as usize].start))
-        };
+    pub(crate) fn longest_first(&self) -> impl Iterator<Item = (u32, u32)> {
+        let below = |(len, start)| self.long.below(len, start);
         std::iter::successors(below((u32::MAX, u32::MAX)), move |&run| below(run))
     }
 
@@ -82,11 +78,10 @@ impl Runs {
         let short = lists.iter().filter(|&&head| head != NIL).flat_map(|&head| {
             std::iter::successors(Some(head), |&at| Some(extents[at as usize].b).filter(|&next| next != NIL))
         });
-        let long = std::iter::successors(self.smallest_long(extents, len), |&at| {
-            let Extent { start, len, .. } = extents[at as usize];
-            self.long.at_least(extents, len, start + 1)
+        let long = std::iter::successors(self.long.at_least(len.max(LONG_RUN), 0), |&(len, start)| {
+            self.long.at_least(len, start + 1)
         });
-        short.chain(long)
+        short.chain(long.map(|(_, start)| self.long_at(start)))
     }
 
     #[inline]
@@ -94,7 +89,7 @@ impl Runs {
         let Extent { start, len, .. } = extents[at as usize];
         if len >= LONG_RUN {
             self.long_runs += 1;
-            self.long.insert(extents, at);
+            self.long.insert(start, len);
             self.lowest.set(granule(start), len);
             self.starts_at(start, at);
             return;
@@ -114,7 +109,7 @@ impl Runs {
         let Extent { start, len, a: before, b: after, .. } = extents[at as usize];
         if len >= LONG_RUN {
             self.long_runs -= 1;
-            self.long.remove(extents, at);
+            self.long.remove(start, len);
             self.lowest.set(granule(start), 0);
             return;
         }
@@ -141,7 +136,8 @@ impl Runs {
             self.insert(extents, at);
             return;
         }
-        self.long.reshape(extents, at, start, len);
+        (extents[at as usize].start, extents[at as usize].len) = (start, len);
+        self.long.reshape((from, before), (start, len));
         self.lowest.shift(granule(from), granule(start), len);
         self.starts_at(start, at);
     }
@@ -160,7 +156,7 @@ impl Runs {
         let Extent { start, len, .. } = extents[at as usize];
         if len >= LONG_RUN {
             let lowest = self.lowest.len_at(granule(start)) == len && self.long_at(start) == at;
-            return lowest && self.long.at_least(extents, len, start) == Some(at);
+            return lowest && self.long.at_least(len, start) == Some((len, start));
         }
         let mut next = self.lists[len as usize];
         while next != NIL && next != at {
