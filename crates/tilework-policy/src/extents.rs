@@ -149,6 +149,8 @@ pub struct Extents {
     nodes: Vec<Extent>,
     /// The first of the spare nodes.
     spare: u32,
+    /// Operations at the time when the spare nodes were last put in order.
+    ordered: u32,
     runs: Runs,
     voids: BTreeSet<(u32, u32, u32)>,
     /// Lost runs: position to node.
@@ -183,6 +185,7 @@ impl Extents {
         Extents {
             nodes: Vec::new(),
             spare: NIL,
+            ordered: 0,
             runs: Runs::new(),
             voids: BTreeSet::new(),
             lost: BTreeMap::new(),
@@ -340,6 +343,7 @@ impl Extents {
         if self.blocks == 0 {
             self.lifetimes.forget();
         }
+        self.order_spares();
     }
 
     /// Every free run of at least `len` grains, in address order.

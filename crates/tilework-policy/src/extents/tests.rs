@@ -105,6 +105,22 @@ fn a_node_out_of_generations_names_no_further_block() {
 }
 
 #[test]
+fn after_an_execution_blocks_take_nodes_that_lie_side_by_side() {
+    let mut extents = space(4 * MIB);
+    let mut blocks: Vec<Place> = (0..1000).map(|_| extents.alloc(512).unwrap()).collect();
+    let _never_freed = extents.alloc(512).unwrap();
+    blocks.sort_unstable_by_key(|block| block.start.wrapping_mul(0x9E37_79B9));
+    for block in blocks {
+        extents.free(block.slot).unwrap();
+    }
+    extents.end_of_execution();
+    extents.check_invariants();
+    let nodes: Vec<u32> = (0..1000).map(|_| extents.alloc(512).unwrap().slot.index).collect();
+    let steps = nodes.windows(2).filter(|pair| pair[1] == pair[0] + 1).count();
+    assert!(steps > 990, "{steps} of 999 steps lead to the next node");
+}
+
+#[test]
 fn strangers_are_told_from_the_freed() {
     let mut extents = space(4 * MIB);
     let place = extents.alloc(100).unwrap();
