@@ -8,8 +8,8 @@
     python3 bench/torch_features.py --json rows.jsonl
 
 Each feature runs in a process of its own. A row says `works` when the contents were right, `refuses` when a
-RuntimeError of one sentence came instead of a result (the sentence follows), and `FAILS` otherwise. Exit code
-1 when anything fails. Needs a GPU, torch and tilework.
+RuntimeError of one sentence came instead of a result (the sentence follows), `skips` where it takes two GPUs and
+there is one, and `FAILS` otherwise. Exit code 1 when anything fails. Needs a GPU, torch and tilework.
 """
 
 import argparse
@@ -31,6 +31,15 @@ def feature(function):
 
 class Refused(Exception):
     """The feature said in a sentence that it cannot be had."""
+
+
+class Skipped(Exception):
+    """The machine lacks what it takes."""
+
+
+def two_gpus(torch):
+    if torch.cuda.device_count() < 2:
+        raise Skipped("takes two GPUs")
 
 
 def refusal(body, words):
@@ -408,6 +417,161 @@ def recording(torch):
     return f"{count - 1} events"
 
 
+@feature
+def profiler(torch):
+    """torch.profiler sees kernels; with profile_memory=True, what it says of CUDA memory"""
+    from torch.profiler import ProfilerActivity, profile
+
+    x = torch.randn(1000, 1000, device="cuda")
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], profile_memory=True) as profiled:
+        y = x @ x
+        del y
+        torch.cuda.synchronize()
+    events = profiled.key_averages()
+    assert sum(event.self_device_time_total for event in events) > 0, "no time on the GPU"
+    host = sum(abs(event.self_cpu_memory_usage) for event in events)
+    cuda = sum(abs(event.self_device_memory_usage) for event in events)
+    return f"{len(events)} kinds of events, {cuda} bytes of CUDA memory and {host} of the host's in them"
+
+
+@feature
+def gpus_side_by_side(torch):
+    """tensors on two GPUs, by two threads too; the current GPU stays the caller's"""
+    two_gpus(torch)
+    import threading
+
+    kept = [torch.full((MIB,), n, dtype=torch.uint8, device=f"cuda:{n % 2}") for n in range(40)]
+    with torch.cuda.device(1):
+        kept += [torch.full((9 * MIB,), n, dtype=torch.uint8, device=f"cuda:{n % 2}") for n in range(40, 60)]
+        assert torch.cuda.current_device() == 1
+    assert torch.cuda.current_device() == 0
+    assert torch.cuda.memory_allocated(0) == torch.cuda.memory_allocated(1) == 20 * MIB + 10 * 9 * MIB
+    wrong = []
+
+    def work(gpu):
+        torch.cuda.set_device(gpu)
+        for n in range(300):
+            x = torch.full((1 + (n * 104_729) % (8 * MIB),), gpu + 1, dtype=torch.uint8, device="cuda")
+            if x.device.index != gpu or torch.cuda.current_device() != gpu or not bool((x == gpu + 1).all()):
+                wrong.append((gpu, n))
+
+    running = [threading.Thread(target=work, args=(gpu,)) for gpu in (0, 1)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    assert not wrong, wrong[:3]
+    assert all(bool((x == n).all()) for n, x in enumerate(kept))
+
+
+@feature
+def copies_between_gpus(torch):
+    """Tensor.to, whole and in part, both ways"""
+    two_gpus(torch)
+    for n in range(50):
+        x = torch.arange(n * 5000 + 1, device=f"cuda:{n % 2}")
+        y = x.to(f"cuda:{1 - n % 2}", non_blocking=True)
+        del x
+        assert y.device.index == 1 - n % 2 and bool((y.cpu() == torch.arange(n * 5000 + 1)).all())
+    x = torch.zeros(100, device="cuda:1")
+    x[10:20] = torch.ones(10, device="cuda:0")
+    assert float(x.sum()) == 10
+
+
+@feature
+def kernels_that_use_a_peer(torch):
+    """a copy that takes a kernel: strided, to another type; before and after more memory is mapped"""
+    two_gpus(torch)
+    reached = torch.cuda.can_device_access_peer(0, 1) and torch.cuda.can_device_access_peer(1, 0)
+    kept = [torch.zeros(64 * MIB, dtype=torch.uint8, device=f"cuda:{n}") for n in (0, 1)]
+    for n in range(1, 9):
+        there, here = (0, 1) if n % 2 else (1, 0)
+        x = torch.arange(n * 300_000, device=f"cuda:{there}").view(3, -1)
+        y = x.t().to(f"cuda:{here}")
+        z = torch.empty(x.shape[1], 3, dtype=torch.int64, device=f"cuda:{here}")
+        z.t().copy_(x)
+        assert bool((y.cpu() == x.cpu().t()).all()) and bool((z.cpu() == x.cpu().t()).all())
+        kept.append(torch.full((n * 37 * MIB,), n, dtype=torch.uint8, device=f"cuda:{here}"))
+    assert all(bool((x == n).all()) for n, x in enumerate(kept[2:], 1))
+    return "peers" if reached else "the GPUs are no peers: through the host"
+
+
+@feature
+def data_parallel(torch):
+    """torch.nn.DataParallel over two GPUs has the gradients of one"""
+    two_gpus(torch)
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(512, 1024), torch.nn.ReLU(), torch.nn.Linear(1024, 10)).cuda()
+    x = torch.randn(256, 512, device="cuda")
+    gradients = []
+    for model in (net, torch.nn.DataParallel(net, device_ids=[0, 1])):
+        for _ in range(3):
+            net.zero_grad(set_to_none=True)
+            model(x).square().sum().backward()
+        gradients.append([parameter.grad for parameter in net.parameters()])
+    assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-2) for a, b in zip(*gradients))
+
+
+def rank(number, store, allocator):
+    """One of two processes, each with a GPU of its own."""
+    import torch
+    import torch.distributed as dist
+
+    if allocator == "tilework":
+        import tilework.torch
+
+        tilework.torch.enable()
+    torch.cuda.set_device(number)
+    device = torch.device("cuda", number)
+    dist.init_process_group("nccl", init_method=f"file://{store}", rank=number, world_size=2, device_id=device)
+    for n in range(30):
+        x = torch.full((1 + (n * 7_919_113) % (64 * MIB),), number + n + 1.0, device=device)
+        dist.all_reduce(x)
+        assert bool((x == 2 * n + 3).all()), n
+        parts = [torch.empty(1000 * n + 1, device=device) for _ in range(2)]
+        dist.all_gather(parts, torch.full((1000 * n + 1,), float(number), device=device))
+        assert all(bool((part == gpu).all()) for gpu, part in enumerate(parts))
+        del x, parts
+        if n % 10 == 9:
+            torch.cuda.empty_cache()
+    torch.manual_seed(number)
+    net = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2048, 2048).to(device), device_ids=[number])
+    for _ in range(5):
+        net(torch.randn(64, 2048, device=device)).square().mean().backward()
+    mine = net.module.weight.grad
+    other = mine.clone()
+    dist.all_reduce(other)
+    assert torch.allclose(other / 2, mine, rtol=1e-5, atol=1e-7), "gradients differ between the GPUs"
+    try:
+        pool = torch.cuda.MemPool()
+        dist.group.WORLD._get_backend(device).register_mem_pool(pool)
+        note = "registered buffers taken"
+    except RuntimeError as error:
+        note = "registered buffers refused: " + str(error).splitlines()[0]
+    dist.barrier()
+    dist.destroy_process_group()
+    if number == 0:
+        with open(f"{store}.note", "w") as file:
+            file.write(note)
+
+
+@feature
+def nccl(torch):
+    """two processes, a GPU each: all_reduce and all_gather of many sizes, DistributedDataParallel, registered buffers"""
+    two_gpus(torch)
+    import os
+    import tempfile
+
+    import torch.multiprocessing as mp
+
+    with tempfile.TemporaryDirectory() as folder:
+        store = os.path.join(folder, "store")
+        allocator = "tilework" if torch.cuda.get_allocator_backend() == "pluggable" else "default"
+        mp.spawn(rank, (store, allocator), nprocs=2)
+        with open(f"{store}.note") as file:
+            return file.read()
+
+
 def child(name, allocator):
     import torch
 
@@ -422,6 +586,8 @@ def child(name, allocator):
         row["result"] = "works"
     except Refused as refused:
         row.update(result="refuses", note=str(refused))
+    except Skipped as skipped:
+        row.update(result="skips", note=str(skipped))
     except BaseException as error:
         sentence = isinstance(error, RuntimeError) and re.search("Tilework|luggable|pytorch", str(error))
         row.update(result="refuses" if sentence else "FAILS", note=f"{type(error).__name__}: {error}")

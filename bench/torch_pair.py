@@ -1,23 +1,28 @@
 #!/usr/bin/env python3
 """Times a warm allocation and free through PyTorch, under one allocator after the other.
 
-    pip install .                     # Tilework's wheel, beside torch
-    python3 bench/torch_pair.py       # default, expandable and tilework in turn, five rounds
+    pip install .                                  # Tilework's wheel, beside torch
+    python3 bench/torch_pair.py                    # default, expandable and tilework in turn, 20 rounds
+    python3 bench/torch_pair.py --core 4           # all on one core of the processor
 
-Nanoseconds of `torch.empty(bytes)` and of dropping it, the best of many batches, with the same loop over a
-tensor on the `meta` device taken off, which allocates nothing. Each allocator runs in processes of its own, in
-turn; a line of JSON for each. Needs a GPU.
+Nanoseconds of `torch.empty(bytes)` and of dropping it, with the same loop over a tensor on the `meta` device taken
+off, which allocates nothing. Each allocator has a process of its own; all live at once and take turns, and in its turn each
+takes the best of some batches for each size. A line of JSON for each allocator and size: the least and the median of
+the rounds, and their quartiles. Needs a GPU.
 """
 
 import argparse
 import json
 import os
-import subprocess
+import statistics
 import sys
 import time
 
+import turns
+
 SIZES = {"512 B": 512, "1 MiB": 1 << 20, "100 MiB": 100 << 20}
-BATCH, BATCHES = 2000, 60
+ALLOCATORS = ("default", "expandable", "tilework")
+BATCH, BATCHES = 2000, 15
 
 
 def best(torch, bytes, device):
@@ -31,7 +36,7 @@ def best(torch, bytes, device):
     return least / BATCH
 
 
-def child(allocator):
+def child(allocator, rounds, core):
     if allocator == "expandable":
         os.environ["PYTORCH_CUDA_ALLOC_CONF"] = os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
     import torch
@@ -41,22 +46,41 @@ def child(allocator):
 
         tilework.torch.enable()
     device, meta = torch.device("cuda"), torch.device("meta")
-    row = {"allocator": allocator, "torch": torch.__version__, "gpu": torch.cuda.get_device_name()}
-    for name, bytes in SIZES.items():
-        row[name] = round(best(torch, bytes, device) - best(torch, bytes, meta), 1)
-    print(json.dumps(row), flush=True)
+    warm = [torch.empty(bytes, dtype=torch.uint8, device=device) for bytes in SIZES.values()]
+    del warm
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+    taken = {name: [] for name in SIZES}
+    for _ in range(rounds):
+        turns.wait()
+        for name, bytes in SIZES.items():
+            taken[name].append(best(torch, bytes, device) - best(torch, bytes, meta))
+    for name, nanoseconds in taken.items():
+        quarter, median, three_quarters = statistics.quantiles(nanoseconds, n=4)
+        row = {"allocator": allocator, "bytes": name, "rounds": rounds, "least_ns": min(nanoseconds)}
+        row.update(quarter_ns=quarter, median_ns=median, three_quarters_ns=three_quarters)
+        row = {key: round(value, 1) if isinstance(value, float) else value for key, value in row.items()}
+        print(json.dumps({**row, "torch": torch.__version__, "gpu": torch.cuda.get_device_name()}), flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--core", type=int)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        return child(options.child)
-    for _ in range(options.rounds):
-        for allocator in ("default", "expandable", "tilework"):
-            subprocess.run([sys.executable, __file__, "--child", allocator], check=True)
+        return child(options.child, options.rounds, options.core)
+    command = [sys.executable, __file__, "--rounds", str(options.rounds)]
+    command += [] if options.core is None else ["--core", str(options.core)]
+    command += ["--child"]
+    failed = False
+    for _, said in turns.take({allocator: [*command, allocator] for allocator in ALLOCATORS}):
+        if isinstance(said, str):
+            print(said, flush=True)
+        else:
+            failed |= said != 0
+    return int(failed)
 
 
 if __name__ == "__main__":

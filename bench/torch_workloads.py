@@ -4,13 +4,17 @@
     pip install . diffusers transformers           # Tilework's wheel and the models' code, beside torch
     python3 bench/torch_workloads.py               # every workload under every allocator, three times each
     python3 bench/torch_workloads.py --workload train --allocator tilework --allocator expandable --repeats 5
+    python3 bench/torch_workloads.py --together --steps 12 > rows.jsonl
+    python3 bench/torch_workloads.py --table rows.jsonl
 
 The models have public code and random weights. Every run is a process of its own and a line of JSON: peak live
 and peak held bytes by the allocator's own counters (`live`, `held`; none for cudaMallocAsync's), by which the
 GPU's free memory fell at the worst (`device`, sampled at the end of every step, with the context and libraries
 of the process in it), the first step's time, and the median of the others with their spread. Under Tilework, too:
 the driver's calls in each step, with those of making the model in the first, and the time in all of them. Runs of one
-workload take turns, so that a slow minute of the machine does not fall on one allocator. Needs a GPU.
+workload follow each other in turn. With `--together` they all live at once and take turns step by step, so that a slow
+second of the machine falls on all alike; `device` is not measured then, and the GPU's memory must suffice for all. `--table`
+makes a table of rows. Needs a GPU.
 """
 
 import argparse
@@ -21,6 +25,8 @@ import statistics
 import subprocess
 import sys
 import time
+
+import turns
 
 ALLOCATORS = ["default", "expandable", "async", "tilework"]
 WORKLOADS = {}
@@ -34,13 +40,16 @@ def workload(function):
 class Steps:
     """Times steps and watches the GPU's free memory at their ends."""
 
-    def __init__(self, torch):
+    def __init__(self, torch, steps=None, turn=lambda: None):
         self.torch, self.seconds, self.calls = torch, [], []
+        # How many, if not as many as the workload has, and what waits before each.
+        self.steps, self.turn = steps, turn
         torch.cuda.synchronize()
         self.free_before = self.lowest = torch.cuda.mem_get_info()[0]
 
     def __call__(self, count):
-        for n in range(count):
+        for n in range(self.steps or count):
+            self.turn()
             self.torch.cuda.synchronize()
             began = time.perf_counter()
             yield n
@@ -56,6 +65,10 @@ class Steps:
         stats = sys.modules["tilework.torch"].stats()
         return stats["device_calls"], stats["device_ns"] / 1e9
 
+    def see(self, result):
+        """Does with a result what a program does: fetches it."""
+        result.cpu()
+
     def look(self):
         self.lowest = min(self.lowest, self.torch.cuda.mem_get_info()[0])
 
@@ -70,30 +83,30 @@ def built(torch, dtype, make):
         torch.set_default_dtype(torch.float32)
 
 
+# The UNet of SDXL.
+SDXL_UNET = {
+    "sample_size": 128,
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "block_out_channels": (320, 640, 1280),
+    "layers_per_block": 2,
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+
+
 def images(torch, steps, sizes, denoising):
     """SDXL's UNet with guidance, then its VAE's decoder, for images of these sizes."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    unet = built(
-        torch,
-        torch.float16,
-        lambda: UNet2DConditionModel(
-            sample_size=128,
-            in_channels=4,
-            out_channels=4,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-            block_out_channels=(320, 640, 1280),
-            layers_per_block=2,
-            transformer_layers_per_block=(1, 2, 10),
-            attention_head_dim=(5, 10, 20),
-            cross_attention_dim=2048,
-            use_linear_projection=True,
-            addition_embed_type="text_time",
-            addition_time_embed_dim=256,
-            projection_class_embeddings_input_dim=2816,
-        ).eval(),
-    )
+    unet = built(torch, torch.float16, lambda: UNet2DConditionModel(**SDXL_UNET).eval())
     vae = built(
         torch,
         torch.float32,
@@ -112,7 +125,7 @@ def images(torch, steps, sizes, denoising):
 
     with torch.inference_mode():
         for n in steps(len(sizes)):
-            height, width = sizes[n]
+            height, width = sizes[n % len(sizes)]
             latent, prompt = half(1, 4, height // 8, width // 8), half(2, 77, 2048)
             extra = {"text_embeds": half(2, 1280), "time_ids": half(2, 6)}
             for _ in range(denoising):
@@ -124,7 +137,7 @@ def images(torch, steps, sizes, denoising):
             del both, noise, without, towards
             decoded = vae.decode(latent.float()).sample
             steps.look()
-            decoded.cpu()
+            steps.see(decoded)
             del decoded
 
 
@@ -190,7 +203,7 @@ def serve(torch, steps):
             del answer, last, tokens
 
 
-def child(name, allocator, trace):
+def child(name, allocator, trace, count, together):
     settings = {"expandable": "expandable_segments:True", "async": "backend:cudaMallocAsync"}
     if allocator in settings:
         # The second is the name since PyTorch 2.9.
@@ -203,7 +216,7 @@ def child(name, allocator, trace):
         tilework.torch.enable(record=trace)
     torch.manual_seed(0)
     torch.zeros(1, device="cuda")
-    steps = Steps(torch)
+    steps = Steps(torch, count, turns.wait if together else lambda: None)
     row = {"workload": name, "allocator": allocator, "torch": torch.__version__, "gpu": torch.cuda.get_device_name()}
     try:
         WORKLOADS[name](torch, steps)
@@ -213,7 +226,9 @@ def child(name, allocator, trace):
     live, held = stats.get("allocated_bytes.all.peak"), stats.get("reserved_bytes.all.peak")
     row.update(live=live, held=held, held_to_live=round(held / live, 4) if live and held else None)
     # Requested, where an allocator rounds what it calls allocated.
-    row.update(requested=stats.get("requested_bytes.all.peak"), device=steps.free_before - steps.lowest)
+    row.update(requested=stats.get("requested_bytes.all.peak"))
+    if not together:
+        row["device"] = steps.free_before - steps.lowest
     row["allocations"] = stats.get("allocation.all.allocated")
     if allocator == "tilework":
         counts = [count for count, _ in steps.calls]
@@ -224,7 +239,62 @@ def child(name, allocator, trace):
     if later:
         row.update(median_s=statistics.median(later), total_s=sum(later))
         row.update(fastest_s=min(later), slowest_s=max(later))
+    row["step_s"] = [round(s, 5) for s in steps.seconds]
     print(json.dumps(row), flush=True)
+
+
+def one_by_one(runs):
+    """Yields each run's key, what it printed, and its exit code."""
+    for key, command in runs.items():
+        run = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        yield key, run.stdout.splitlines(), run.returncode
+
+
+def together(runs):
+    """As one_by_one."""
+    printed = {key: [] for key in runs}
+    for key, said in turns.take(runs):
+        if isinstance(said, str):
+            printed[key].append(said)
+        else:
+            yield key, printed[key], said
+
+
+def table(rows):
+    """Prints a table of rows, and how Tilework's steps compare with those of the others."""
+    groups = {}
+    for row in rows:
+        if "failed" not in row and "step_s" in row:
+            groups.setdefault((row["workload"], row["allocator"]), []).append(row)
+    columns = ["workload", "allocator", "runs", "peak live MiB", "peak held MiB", "held/live", "first step, s"]
+    columns += ["later steps, s: quartiles", "medians of the runs, s"]
+    print("|", " | ".join(columns), "|")
+    print("|" + "---|" * len(columns))
+    later, mib = {}, 1 << 20
+    for (workload, allocator), runs in groups.items():
+        each = [run["step_s"][1:] for run in runs]
+        later[workload, allocator] = {(run["repeat"], n): s for run, steps in zip(runs, each) for n, s in enumerate(steps)}
+        held = max(run["held"] or 0 for run in runs)
+        # Requested bytes are the same under all; what an allocator calls allocated may be rounded.
+        live = max(run["requested"] or run["live"] or 0 for run in runs)
+        medians = sorted(statistics.median(steps) for steps in each)
+        firsts = sorted(run["first_s"] for run in runs)
+        quartiles = statistics.quantiles([s for steps in each for s in steps], n=4)
+        cells = [workload, allocator, len(runs), f"{live / mib:,.0f}", f"{held / mib:,.0f}" if held else "-"]
+        cells += [f"{held / live:.4f}" if held and live else "-", ", ".join(f"{s:.3f}" for s in firsts)]
+        cells += [" / ".join(f"{s:.4f}" for s in quartiles), ", ".join(f"{s:.4f}" for s in medians)]
+        print("|", " | ".join(map(str, cells)), "|")
+    print()
+    for workload in dict.fromkeys(workload for workload, _ in groups):
+        ours = later.get((workload, "tilework"))
+        others = {a: steps for (w, a), steps in later.items() if w == workload and a != "tilework"}
+        if not ours or not others:
+            continue
+        for name, theirs in others.items():
+            ratio = statistics.median(ours.values()) / statistics.median(theirs.values())
+            pairs = [ours[key] / theirs[key] for key in ours if key in theirs]
+            quartiles = " / ".join(f"{q:.3f}" for q in statistics.quantiles(pairs, n=4))
+            print(f"* {workload}: Tilework's median step is {ratio:.3f} of {name}'s; step by step {quartiles} (quartiles)")
 
 
 def main():
@@ -233,28 +303,38 @@ def main():
     parser.add_argument("--allocator", action="append", choices=ALLOCATORS, help="may be given several times")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--record", metavar="TRACE", help="record the run, of one workload under tilework, once")
+    parser.add_argument("--steps", type=int, help="steps of each run, in place of the workload's own number")
+    parser.add_argument("--together", action="store_true", help="let all runs of a workload live at once and take turns")
+    parser.add_argument("--table", metavar="ROWS", help="print what such a file of rows says, and run nothing")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        return child(*options.child, options.record)
+        return child(*options.child, options.record, options.steps, options.together)
+    if options.table:
+        with open(options.table) as lines:
+            return table([json.loads(line) for line in lines if line.startswith("{")])
     allocators, names = options.allocator or ALLOCATORS, options.workload or list(WORKLOADS)
     if options.record and (allocators != ["tilework"] or len(names) != 1 or options.repeats != 1):
         parser.error("--record goes with one --workload, --allocator tilework and --repeats 1")
     failed = False
     for name in names:
+        runs = {}
         for repeat in range(options.repeats):
             # Each round begins with another, so that none always comes after the same.
             for at in range(len(allocators)):
                 allocator = allocators[(at + repeat) % len(allocators)]
                 command = [sys.executable, __file__, "--child", name, allocator]
                 command += ["--record", options.record] if options.record else []
-                run = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-                rows = [line for line in run.stdout.splitlines() if line.startswith("{")]
-                row = json.loads(rows[-1]) if rows else {"workload": name, "allocator": allocator}
-                if run.returncode:
-                    row["failed"] = f"ended with {run.returncode}"
-                failed |= "failed" in row
-                print(json.dumps({**row, "repeat": repeat}), flush=True)
+                command += ["--steps", str(options.steps)] if options.steps else []
+                command += ["--together"] if options.together else []
+                runs[repeat, allocator] = command
+        for (repeat, allocator), lines, code in (together if options.together else one_by_one)(runs):
+            rows = [line for line in lines if line.startswith("{")]
+            row = json.loads(rows[-1]) if rows else {"workload": name, "allocator": allocator}
+            if code:
+                row["failed"] = f"ended with {code}"
+            failed |= "failed" in row
+            print(json.dumps({**row, "repeat": repeat, "together": options.together}), flush=True)
     return int(failed)
 
 

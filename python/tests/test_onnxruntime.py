@@ -1,5 +1,6 @@
-"""Stock ONNX Runtime under Tilework, on the CPU: each test is a program of its own."""
+"""Stock ONNX Runtime under Tilework, on the CPU and, where there is one, on a GPU: each test is a program of its own."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -19,6 +20,21 @@ try:
 except ImportError as error:
     MISSING, OLD = f"{error}: pip install onnxruntime", False
 
+
+
+def no_gpu():
+    """Why ONNX Runtime cannot run anything on a GPU here, if so."""
+    if MISSING or OLD:
+        return MISSING or "this ONNX Runtime is not served"
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return "this ONNX Runtime has no CUDA provider: pip install 'onnxruntime-gpu[cuda,cudnn]'"
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "there is no NVIDIA driver"
+    return "the driver does not start" if driver.cuInit(0) else None
+
+
 START = f"""
 import gc, sys, threading
 import numpy as np, onnxruntime as ort, tilework.onnxruntime as tw
@@ -36,6 +52,20 @@ def refused(kind, words, body):
         assert words in str(error), error
     else:
         raise AssertionError(f"no {{kind.__name__}}: {{words}}")
+"""
+
+# With kernels that give the same bits each time.
+ON_A_GPU = """
+if hasattr(ort, "preload_dlls"):
+    ort.preload_dlls()
+def gpu():
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.use_deterministic_compute = True
+    provider = {"cudnn_conv_algo_search": "HEURISTIC"}
+    return ort.InferenceSession(VAE, options, providers=[("CUDAExecutionProvider", provider)])
+def latent(side):
+    return {"latent": np.random.default_rng(0).standard_normal((1, 4, side, side)).astype(np.float32)}
 """
 
 
@@ -242,6 +272,107 @@ class Sessions(Programs):
                 """
             )
             self.assertEqual(sorted(os.listdir(folder)), ["one.csv.gz", "two.csv.gz"])
+
+
+class OnAGpu(Programs):
+    """Skipped without a GPU. ONNX Runtime's log may say what it likes: the provider has its warnings."""
+
+    def program(self, body):
+        reason = no_gpu()
+        if reason:
+            self.skipTest(reason)
+        result = run(ON_A_GPU + textwrap.dedent(body))
+        self.assertEqual((result.returncode, result.stdout[-5:]), (0, "done\n"), result.stdout + result.stderr)
+
+    def test_outputs_are_the_same_to_the_bit_and_little_is_held(self):
+        self.program(
+            """
+            plain = gpu()
+            expected = plain.run(None, latent(32))[0].tobytes()
+            del plain
+            tw.enable()
+            served = gpu()
+            # Two of them for the mappings that later ones find.
+            for number in range(4):
+                assert served.run(None, latent(32))[0].tobytes() == expected
+                if number == 1:
+                    calls = tw.stats("cuda:0")["device_calls"]
+            figures = tw.stats("cuda:0")
+            assert figures["device_calls"] == calls, (calls, figures)
+            assert figures["peak_live"] > 150 * MIB, figures
+            assert figures["peak_held"] < 1.05 * figures["peak_live"], figures
+            """
+        )
+
+    def test_sessions_by_turns_share_and_give_everything_back(self):
+        self.program(
+            """
+            tw.enable()
+            first, second = gpu(), gpu()
+            weights = tw.stats("cuda:0")["live"]
+            first.run(None, latent(32))
+            alone = tw.stats("cuda:0")["peak_held"] - weights
+            for _ in range(3):
+                second.run(None, latent(32))
+                first.run(None, latent(32))
+            assert tw.stats("cuda:0")["peak_held"] - weights < 1.1 * alone, (alone, weights, tw.stats("cuda:0"))
+            del first, second
+            gc.collect()
+            tw.trim("cuda:0")
+            assert tw.stats("cuda:0")["live"] == 0 == tw.stats("cuda:0")["held"], tw.stats("cuda:0")
+            """
+        )
+
+    def test_threads_at_the_same_time(self):
+        self.program(
+            """
+            plain = gpu()
+            expected = {side: plain.run(None, latent(side))[0].tobytes() for side in (8, 16, 24)}
+            del plain
+            tw.enable()
+            shared, wrong = gpu(), []
+            def work(side):
+                own = gpu()
+                for _ in range(4):
+                    for served in (own, shared):
+                        if served.run(None, latent(side))[0].tobytes() != expected[side]:
+                            wrong.append(side)
+            threads = [threading.Thread(target=work, args=(side,)) for side in expected]
+            for thread in threads: thread.start()
+            for thread in threads: thread.join()
+            assert not wrong, wrong
+            """
+        )
+
+    def test_running_out_of_memory_says_why_and_the_session_goes_on(self):
+        self.program(
+            """
+            tw.enable(limit=400 * MIB)
+            served = gpu()
+            small = served.run(None, latent(16))[0].tobytes()
+            refused(Exception, "Tilework: out of memory", lambda: served.run(None, latent(64)))
+            assert served.run(None, latent(16))[0].tobytes() == small
+            """
+        )
+
+    def test_outputs_may_stay_on_the_gpu(self):
+        self.program(
+            """
+            tw.enable()
+            served = gpu()
+            expected = served.run(None, latent(16))[0].tobytes()
+            kept = []
+            for _ in range(3):
+                binding = served.io_binding()
+                binding.bind_cpu_input("latent", latent(16)["latent"])
+                binding.bind_output("out", "cuda")
+                served.run_with_iobinding(binding)
+                kept.append(binding.get_outputs()[0])
+            del served, binding
+            gc.collect()
+            assert all(output.numpy().tobytes() == expected for output in kept)
+            """
+        )
 
 
 class Missing(unittest.TestCase):

@@ -156,6 +156,24 @@ class Torch(unittest.TestCase):
             """
         )
 
+    def test_a_stream_that_is_forgotten_leaves_its_memory_to_others(self):
+        self.program(
+            """
+            import ctypes
+            refused(RuntimeError, "enable() was not called", lambda: tilework.torch.forget_stream(None))
+            tilework.torch.enable(device="host")
+            tensor(1)
+            queue = ctypes.create_string_buffer(1)
+            stream = torch.cuda.ExternalStream(ctypes.addressof(queue))
+            with torch.cuda.stream(stream):
+                x = tensor(64 * MIB)
+                del x
+            assert tilework.torch.stats()["stock"] == 0
+            tilework.torch.forget_stream(stream)
+            assert tilework.torch.stats()["stock"] >= 64 * MIB
+            """
+        )
+
     def test_copies_arrive(self):
         self.program(
             """

@@ -78,6 +78,7 @@ for _name, _result, _arguments in [
     ("tilework_version", ctypes.c_char_p, []),
     ("tilework_last_error", ctypes.c_char_p, []),
     ("tilework_end_of_execution", _status, [_handle]),
+    ("tilework_forget_stream", _status, [_handle, ctypes.c_void_p]),
     ("tilework_trim", _status, [_handle, ctypes.POINTER(ctypes.c_uint64)]),
     ("tilework_stats", _status, [_handle, ctypes.POINTER(Figures)]),
     ("tilework_record_start", _status, [_handle, ctypes.c_char_p]),

@@ -22,7 +22,7 @@ from tilework import _hooks, _managers
 from tilework._library import Options, address, call, LIB, PATH
 from tilework._managers import Recording
 
-__all__ = ["enable", "end_of_execution", "record", "stats", "trim"]
+__all__ = ["enable", "end_of_execution", "forget_stream", "record", "stats", "trim"]
 
 _enabled: tuple[Any, ...] | None = None
 
@@ -156,3 +156,13 @@ def trim(device: Any = None) -> int:
 def end_of_execution(device: Any = None) -> None:
     """Tells that a step or a request is done: what was not used for some of them is given back."""
     call("tilework_end_of_execution", _manager(device))
+
+
+def forget_stream(stream: Any) -> None:
+    """Tells that a stream of the program's own, a torch.cuda.ExternalStream, is about to be destroyed.
+
+    Waits for the work queued on it. What is free of its memory serves other streams from then on, and what waited
+    for it waits no longer. PyTorch's own streams live as long as the process and need no such call.
+    """
+    _check()
+    call("tilework_forget_stream", _manager(stream.device), stream.cuda_stream)

@@ -125,6 +125,7 @@ enum tilework_status tilework_create(const struct tilework_options *options, til
 enum tilework_status tilework_destroy(tilework_manager *manager);
 
 // Serves a request of `bytes` for work on `stream` and stores its address. The contents are undefined.
+// `cudaStreamPerThread` is refused as unsupported: it is another stream in every thread.
 //
 // # Safety
 // `out` must be null or valid for a write.
@@ -182,6 +183,11 @@ enum tilework_status tilework_trim(tilework_manager *manager, uint64_t *released
 
 // Sets the most physical memory that may be held, bytes; 0 for no limit. What is held above it stays.
 enum tilework_status tilework_set_limit(tilework_manager *manager, uint64_t limit_bytes);
+
+// Lets kernels of the GPU with the ordinal `peer` use the manager's memory, what is allocated and what will be. Where
+// the device does not map memory there is nothing to do: CUDA's own calls for peers are enough there.
+enum tilework_status tilework_add_peer(tilework_manager *manager,
+                                       uint32_t peer);
 
 // Stores the manager's figures.
 //

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::cell::RefCell;
 use std::ffi::{CString, c_char};
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,19 +32,32 @@ pub enum TileworkStatus {
     Internal = 7,
 }
 
-/// Why a call failed.
+/// Why a call failed. A pointer, so that a result is passed in registers.
 #[derive(Debug)]
-pub struct Failure {
+pub struct Failure(Box<Why>);
+
+/// What a [`Failure`] says.
+#[derive(Debug)]
+pub struct Why {
     /// The kind.
     pub status: TileworkStatus,
     /// The sentence.
     pub text: String,
 }
 
+impl Deref for Failure {
+    type Target = Why;
+
+    fn deref(&self) -> &Why {
+        &self.0
+    }
+}
+
 impl Failure {
     /// A failure of this kind.
+    #[cold]
     pub fn new(status: TileworkStatus, text: impl Into<String>) -> Failure {
-        Failure { status, text: text.into() }
+        Failure(Box::new(Why { status, text: text.into() }))
     }
 
     /// An argument that cannot be used.
@@ -56,6 +70,7 @@ impl Failure {
 pub type Result<T, E = Failure> = std::result::Result<T, E>;
 
 impl From<Error> for Failure {
+    #[cold]
     fn from(error: Error) -> Failure {
         let status = match &error {
             Error::ZeroSize | Error::TooLarge { .. } => TileworkStatus::InvalidArgument,
@@ -64,6 +79,7 @@ impl From<Error> for Failure {
                 TileworkStatus::UnknownAddress
             }
             Error::Forked => TileworkStatus::Forked,
+            Error::Stream { .. } => TileworkStatus::Unsupported,
             _ => TileworkStatus::DeviceFailed,
         };
         Failure::new(status, error.to_string())
@@ -87,30 +103,41 @@ pub fn watch_forks() {
     }
 }
 
+#[cold]
+fn forked() -> Failure {
+    let text = "this process was forked from the one that has the memory: start processes with spawn";
+    Failure::new(TileworkStatus::Forked, text)
+}
+
 /// Runs `body` unless the process was forked; a panic ends here, as a failure.
+#[inline]
 pub fn guarded<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     if FORKED.load(Ordering::Relaxed) {
-        return Err(Failure::new(
-            TileworkStatus::Forked,
-            "this process was forked from the one that has the memory: start processes with spawn",
-        ));
+        return Err(forked());
     }
     // Unwind safety: a shared manager that panicked says so itself at the next call, and nothing else is
     // changed inside.
-    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
-        Err(Failure::new(TileworkStatus::Internal, format!("a defect of Tilework: {}", words(&*panic))))
-    })
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| Err(defect(&*panic)))
+}
+
+#[cold]
+fn defect(panic: &(dyn Any + Send)) -> Failure {
+    Failure::new(TileworkStatus::Internal, format!("a defect of Tilework: {}", words(panic)))
 }
 
 /// As [`guarded`], for functions that return a status: keeps the sentence for [`last_error`].
+#[inline]
 pub fn status(body: impl FnOnce() -> Result<()>) -> TileworkStatus {
     match guarded(body) {
         Ok(()) => TileworkStatus::Ok,
-        Err(failure) => {
-            keep(&failure.text);
-            failure.status
-        }
+        Err(failure) => told(&failure),
     }
+}
+
+#[cold]
+fn told(failure: &Failure) -> TileworkStatus {
+    keep(&failure.text);
+    failure.status
 }
 
 thread_local! {

@@ -7,7 +7,7 @@
 //!        │                                   │    one shared manager for each GPU
 //!        │                              ort      the allocators that ONNX Runtime calls,
 //!        │                                   │    over the same managers and one for the host
-//!        └────────── call, open ─────────────┘
+//!        └───── call, handles, open ─────────┘
 //!                        │
 //!              tilework::shared::Shared
 //! ```
@@ -15,6 +15,7 @@
 //! Nothing here panics into its caller, prints, or ends the process: [`call`] is around every entry.
 
 mod call;
+mod handles;
 mod manager;
 mod open;
 // What is thrown here has the C++ ABI of the wheels for Linux.

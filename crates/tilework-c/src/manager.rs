@@ -1,17 +1,14 @@
 //! Managers for C: the functions of `tilework.h` that do not concern PyTorch.
-//!
-//! A manager's handle is a number that looks like a pointer and is never used again, so that a handle that is
-//! null, made up or destroyed is an error and not a crash.
 
 use std::ffi::{CStr, c_char, c_void};
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
 use tilework::manager::Stream;
 use tilework::shared::{Filter, PoolId, Shared};
 
 use crate::call::{self, Failure, Result, TileworkStatus, status};
+use crate::handles;
 use crate::open::{self, Settings};
 
 /// A manager. Its functions may be called from any thread.
@@ -84,36 +81,9 @@ pub struct TileworkStats {
 pub type TileworkPoolFilter =
     Option<unsafe extern "C" fn(stream: *mut c_void, user_data: *mut c_void) -> bool>;
 
-#[derive(Default)]
-struct Managers {
-    shared: FxHashMap<usize, Arc<Shared>>,
-    made: usize,
-}
-
-/// Handles are multiples of this: as a pointer none looks like another one's neighbour.
-const STEP: usize = 64;
-
-static MANAGERS: RwLock<Option<Managers>> = RwLock::new(None);
-
-fn manager(handle: *mut TileworkManager) -> Result<Arc<Shared>> {
-    let managers = MANAGERS.read().unwrap_or_else(PoisonError::into_inner);
-    let found = managers.as_ref().and_then(|m| m.shared.get(&handle.addr()).cloned());
-    found.ok_or_else(|| Failure::argument("no manager has this handle: it is null, made up, or destroyed"))
-}
-
-/// Gives a manager a handle.
-pub(crate) fn register(shared: Arc<Shared>) -> usize {
-    let mut managers = MANAGERS.write().unwrap_or_else(PoisonError::into_inner);
-    let managers = managers.get_or_insert_default();
-    managers.made += 1;
-    let handle = managers.made * STEP;
-    managers.shared.insert(handle, shared);
-    handle
-}
-
 /// Does something with a manager.
 fn with(handle: *mut TileworkManager, body: impl FnOnce(&Shared) -> Result<()>) -> TileworkStatus {
-    status(|| body(&*manager(handle)?))
+    status(|| handles::with(handle.addr(), body))
 }
 
 /// A text of the caller's.
@@ -210,7 +180,7 @@ pub unsafe extern "C" fn tilework_create(
         let device = settings.device.as_deref();
         let device = device.ok_or_else(|| Failure::argument("the options name no device"))?;
         call::watch_forks();
-        let handle = register(Arc::new(open::shared(device, &settings)?));
+        let handle = handles::register(Arc::new(open::shared(device, &settings)?));
         // SAFETY: as this function demands.
         unsafe { put(out, std::ptr::without_provenance_mut(handle)) }
     })
@@ -220,19 +190,12 @@ pub unsafe extern "C" fn tilework_create(
 /// thread has begun is finished first.
 #[unsafe(no_mangle)]
 pub extern "C" fn tilework_destroy(manager: *mut TileworkManager) -> TileworkStatus {
-    status(|| {
-        let removed = {
-            let mut managers = MANAGERS.write().unwrap_or_else(PoisonError::into_inner);
-            managers.as_mut().and_then(|m| m.shared.remove(&manager.addr()))
-        };
-        // Dropped outside the lock: it may take the device a while.
-        removed.map(drop).ok_or_else(|| {
-            Failure::argument("no manager has this handle: it is null, made up, or destroyed already")
-        })
-    })
+    // What it drops may take the device a while.
+    status(|| handles::remove(manager.addr()).map(drop))
 }
 
 /// Serves a request of `bytes` for work on `stream` and stores its address. The contents are undefined.
+/// `cudaStreamPerThread` is refused as unsupported: it is another stream in every thread.
 ///
 /// # Safety
 /// `out` must be null or valid for a write.
@@ -402,6 +365,13 @@ pub extern "C" fn tilework_set_limit(manager: *mut TileworkManager, limit_bytes:
         shared.set_limit((limit_bytes > 0).then_some(limit_bytes));
         Ok(())
     })
+}
+
+/// Lets kernels of the GPU with the ordinal `peer` use the manager's memory, what is allocated and what will be. Where
+/// the device does not map memory there is nothing to do: CUDA's own calls for peers are enough there.
+#[unsafe(no_mangle)]
+pub extern "C" fn tilework_add_peer(manager: *mut TileworkManager, peer: u32) -> TileworkStatus {
+    with(manager, |shared| Ok(shared.add_peer(peer)?))
 }
 
 /// Stores the manager's figures.

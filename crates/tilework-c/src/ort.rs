@@ -23,6 +23,8 @@
 //!
 //! * Inside a lane the stream orders a freed block's last use before the next. Runs at the same time have
 //!   streams of their own, so lanes of their own.
+//! * Between two runs a stream has nothing live, and the next run of any session may take its lane over, once the
+//!   host has waited for the device. So sessions that run by turns need no more than the hungriest.
 //! * Before memory goes from one lane to another, or is given back, the host waits for the device: that covers
 //!   every use queued before the free, on whatever stream. It happens only where a pool grows or shrinks; once
 //!   warm, nothing waits.
@@ -48,7 +50,8 @@ use tilework_ort::api::Api;
 use tilework_ort::table::{Figures, Place, STREAMS_SINCE, Server, Table, ThrowBadAlloc};
 
 use crate::call::{self, Failure, Result, TileworkStatus, guarded, status};
-use crate::manager::{self, TileworkManager, TileworkOptions, settings};
+use crate::handles;
+use crate::manager::{TileworkManager, TileworkOptions, settings};
 use crate::open::{self, Settings};
 use crate::symbols::Library;
 use crate::torch::gpus::{self, Gpu};
@@ -96,7 +99,7 @@ impl Plan {
         call::watch_forks();
         let shared = Arc::new(open::shared("host", &settings)?);
         // The plan's lock is held, so nobody comes first.
-        Ok(HOST.get_or_init(|| (shared.clone(), manager::register(shared))))
+        Ok(HOST.get_or_init(|| (shared.clone(), handles::register(shared))))
     }
 }
 
@@ -288,8 +291,9 @@ impl Memory {
     fn quietly(&self, body: impl FnOnce(&Shared) -> Result<()>) {
         match guarded(|| body(self.shared())) {
             // A forked child drops what it inherited; that is no news.
-            Ok(()) | Err(Failure { status: TileworkStatus::Forked, .. }) => {}
-            Err(Failure { text, .. }) => tracing::error!("for ONNX Runtime: {text}"),
+            Ok(()) => {}
+            Err(failure) if failure.status == TileworkStatus::Forked => {}
+            Err(failure) => tracing::error!("for ONNX Runtime: {}", failure.text),
         }
     }
 }

@@ -60,8 +60,8 @@ fn quietly(body: impl FnOnce() -> Result<()>) {
     match guarded(body) {
         Ok(()) => {}
         // A forked child drops what it inherited; that is no news.
-        Err(Failure { status: TileworkStatus::Forked, .. }) => {}
-        Err(Failure { text, .. }) => tracing::error!("for PyTorch: {text}"),
+        Err(failure) if failure.status == TileworkStatus::Forked => {}
+        Err(failure) => tracing::error!("for PyTorch: {}", failure.text),
     }
 }
 
@@ -69,8 +69,8 @@ fn quietly(body: impl FnOnce() -> Result<()>) {
 fn or_throw<T>(body: impl FnOnce() -> Result<T>, otherwise: T) -> T {
     match guarded(body) {
         Ok(value) => value,
-        Err(Failure { status, text }) => {
-            exception::throw(text, status == TileworkStatus::OutOfMemory);
+        Err(failure) => {
+            exception::throw(&failure.text, failure.status == TileworkStatus::OutOfMemory);
             otherwise
         }
     }
@@ -171,10 +171,10 @@ pub unsafe extern "C" fn tilework_torch_free(
     address: *mut c_void,
     bytes: usize,
     device: c_int,
-    stream: *mut c_void,
+    _stream: *mut c_void,
 ) {
     if !address.is_null() {
-        quietly(|| gpus::get(device)?.free(address.addr() as u64, bytes as u64, self::stream(stream)));
+        quietly(|| gpus::get(device)?.free(address.addr() as u64, bytes as u64));
     }
 }
 

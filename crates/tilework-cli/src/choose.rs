@@ -31,11 +31,11 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// Opens the device and builds the manager on it.
-    pub fn build(&self, kind: Kind, device: &str) -> anyhow::Result<Built> {
-        let mut opened = open(device)?;
+    /// Builds the manager on a device.
+    pub fn build(&self, kind: Kind, mut device: Box<dyn Device>) -> anyhow::Result<Built> {
+        let name = device.name();
         if let Some(limit) = self.limit {
-            opened = Box::new(Limit::new(opened, limit)) as Box<dyn Device>;
+            device = Box::new(Limit::new(device, limit)) as Box<dyn Device>;
         }
         let options = Options {
             heap_bytes: self.heap_size,
@@ -43,7 +43,7 @@ impl Choice {
             heap_age: self.heap_age,
             ..Options::default()
         };
-        manager::build(kind, opened, &options).with_context(|| format!("cannot set up {kind} on {device}"))
+        manager::build(kind, device, &options).with_context(|| format!("cannot set up {kind} on {name}"))
     }
 
     /// The options as arguments, for a process that runs the same.
@@ -59,7 +59,7 @@ impl Choice {
 }
 
 /// Opens a device by its name.
-fn open(name: &str) -> anyhow::Result<Box<dyn Device>> {
+pub fn open(name: &str) -> anyhow::Result<Box<dyn Device>> {
     match tilework_cuda::ordinal(name) {
         Some(ordinal) => tilework_cuda::open(ordinal).with_context(|| format!("cannot open {name}")),
         None => Ok(device::open(name)?),
@@ -69,8 +69,8 @@ fn open(name: &str) -> anyhow::Result<Box<dyn Device>> {
 /// Options shared by everything that replays traces.
 #[derive(clap::Args)]
 pub struct Replaying {
-    /// Where to replay: host, sim-h200, sim-d3d12, null, cuda or cuda:N (an NVIDIA GPU, the first or the one
-    /// numbered N) [default: sim-h200, host with --verify]
+    /// Where: host, sim-h200, sim-d3d12, null, cuda or cuda:N (an NVIDIA GPU, the first or the one numbered N); a
+    /// model runs on host or cuda [default: for traces sim-h200, host with --verify; for models host]
     #[arg(long, value_name = "NAME", value_parser = parse_device)]
     pub device: Option<String>,
 

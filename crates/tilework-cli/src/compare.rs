@@ -16,13 +16,15 @@ use crate::choose::Replaying;
 use crate::engine::{ModelOptions, peak_rss_bytes};
 use crate::exit::Usage;
 use crate::plot::{self, Line, Panel};
+use crate::site::Site;
 use crate::{table, units};
 
 /// Compare the managers on models or traces
 ///
 /// Runs each model under every manager and under ONNX Runtime's own arena, or replays each trace on every
 /// manager, each in a process of its own so that the kernel's figures are that manager's alone, and prints
-/// one table. A model runs on host; its processes run in turn, and their outputs must be the same to the bit.
+/// one table. A model runs on host or, with --device cuda, on a GPU; its processes run in turn, and their outputs
+/// must be the same to the bit.
 /// The time of a trace's pass is what the manager took and what the device took or was charged. The peak RSS
 /// is the kernel's; it counts a page as often as it is mapped, so that memory with two addresses, as stitched
 /// tiles have, is in it twice. Without --verify nothing touches a trace's memory, and the peak RSS is that of
@@ -56,6 +58,7 @@ pub struct Args {
 const EXAMPLES: &str = "\
 Examples:
   tilework compare model.onnx --shape latent=1x4x64x64 --plot held.svg
+  tilework compare model.onnx --shape latent=1x4x96x96 --device cuda
   tilework compare trace.csv.gz --plot held.svg
   tilework compare trace.csv.gz --device host --verify --scale 0.1";
 
@@ -76,13 +79,11 @@ fn run_models(args: &Args) -> anyhow::Result<()> {
     if args.replaying.verify || args.replaying.scale != 1.0 {
         return Err(Usage("--verify and --scale are for traces".into()).into());
     }
-    if args.replaying.device.as_deref().is_some_and(|device| device != "host") {
-        return Err(Usage("a model runs on the CPU, so on the device host".into()).into());
-    }
+    let site = Site::open(args.replaying.device.as_deref().unwrap_or("host"))?;
     let mut panels = Vec::new();
     let mut outcome = Ok(());
     for input in &args.inputs {
-        let compared = model::compare(args, input)?;
+        let compared = model::compare(args, &site, input)?;
         // The others are still shown; the first thing that went wrong is what the command ends with.
         outcome = outcome.and(compared.print());
         panels.push(compared.panel());

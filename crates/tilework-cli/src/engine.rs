@@ -12,14 +12,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use tilework::device::Calls;
-use tilework::manager::{Kind, Manager, Usage};
+use tilework::manager::{Kind, Usage};
 use tilework::timeline::{POINTS, Sample, Timeline};
-use tilework_ort::{
-    Allocator, Environment, Error, Output, Session, SessionOptions, Tensor, find, inputs, npy,
-};
+use tilework_ort::{Environment, Error, Output, Place, Session, SessionOptions, Tensor, find, inputs, npy};
 
 use crate::choose::Choice;
 use crate::exit::Usage as Misuse;
+use crate::site::Site;
 use crate::tap::{Reading, Watch};
 
 /// A run's length on the axis of a picture.
@@ -60,7 +59,8 @@ pub struct ModelOptions {
     threads: Option<u32>,
 
     /// The libonnxruntime to load [default: ORT_DYLIB_PATH, else that of the installed Python package
-    /// onnxruntime, else one fetched with pip into the cache directory]
+    /// onnxruntime, else one fetched with pip into the cache directory; on a GPU that of onnxruntime-gpu, which is
+    /// not fetched]
     #[arg(long, value_name = "FILE")]
     ort_lib: Option<PathBuf>,
 }
@@ -98,6 +98,11 @@ impl ModelOptions {
         Ok(find::find(self.ort_lib.as_deref(), &mut |step| {
             let _ = writeln!(std::io::stderr(), "{step}");
         })?)
+    }
+
+    /// As [`ModelOptions::library`], one with the CUDA provider.
+    pub fn library_with_cuda(&self) -> anyhow::Result<find::Found> {
+        Ok(find::find_with_cuda(self.ort_lib.as_deref())?)
     }
 
     fn prepare(&self, session: &Session) -> anyhow::Result<Vec<(String, Tensor)>> {
@@ -201,21 +206,23 @@ impl Engine {
         options: &ModelOptions,
         subject: Subject,
         choice: &Choice,
-        device: &str,
+        site: &Site,
         record: Option<&Path>,
     ) -> anyhow::Result<Engine> {
         let watch = Watch::default();
         let mut fallback = None;
         let allocator = match subject {
             Subject::Manager(kind) => {
-                let built = choice.build(kind, device)?;
-                fallback = built.fallback;
-                Some(host_allocator(watch.over(built.manager, record)?)?)
+                let watched = |manager| Ok(watch.over(manager, record)?);
+                let (allocator, instead) = site.allocator(choice, kind, watched)?;
+                fallback = instead;
+                Some(allocator)
             }
             Subject::Arena | Subject::ArenaWithoutPattern => None,
         };
         let environment = Environment::new(library, allocator)?;
         let session_options = SessionOptions {
+            place: site.place(),
             threads: options.threads,
             memory_pattern: subject != Subject::ArenaWithoutPattern,
         };
@@ -287,7 +294,12 @@ impl Engine {
         std::thread::scope(|scope| {
             let resident = scope.spawn(|| {
                 let mut peak = None;
-                until_done(PSS_PERIOD, &mut || peak = peak.max(kib_of("/proc/self/smaps_rollup", "Pss:")));
+                // On a GPU the process's own memory says nothing about the model's.
+                if self.session.place() == Place::Cpu {
+                    until_done(PSS_PERIOD, &mut || {
+                        peak = peak.max(kib_of("/proc/self/smaps_rollup", "Pss:"))
+                    });
+                }
                 peak
             });
             if self.session.environment().allocator().is_none() {
@@ -359,20 +371,6 @@ impl Engine {
     pub fn close(self) -> Watch {
         self.watch
     }
-}
-
-/// Hands a manager to the runtime, if its device has memory for the CPU.
-#[expect(unsafe_code, reason = "ONNX Runtime takes the manager's word for what is memory")]
-fn host_allocator(manager: Box<dyn Manager>) -> anyhow::Result<Allocator> {
-    let device = manager.device();
-    if !(device.caps().memory && device.name() == "host") {
-        let name = device.name();
-        let sentence = format!("the device {name} has no memory that the CPU could run a model in: use host");
-        return Err(Misuse(sentence).into());
-    }
-    // SAFETY: the manager is one of `tilework`'s, watched or not, and its device is the host, whose
-    // addresses are memory of this process.
-    Ok(unsafe { Allocator::new(manager) })
 }
 
 /// The most memory of this process that was ever resident, bytes, by the kernel: the high-water mark since

@@ -11,6 +11,7 @@ mod plot;
 mod progress;
 mod replay;
 mod run;
+mod site;
 mod table;
 mod tap;
 mod units;
@@ -38,6 +39,8 @@ Examples:
                                                   a model in ONNX Runtime, its memory ours
   tilework compare model.onnx --shape latent=1x4x64x64 --plot held.svg
                                                   every manager and ONNX Runtime's own arena
+  tilework compare model.onnx --shape latent=1x4x96x96 --device cuda
+                                                  the same on an NVIDIA GPU
   tilework replay trace.csv.gz                    one manager, pass by pass
   tilework compare trace.csv.gz --plot held.svg   every manager, as a table and a picture
   tilework import snapshot.pickle                 a PyTorch memory snapshot, as a trace

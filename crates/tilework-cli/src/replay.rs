@@ -10,7 +10,7 @@ use tilework::replay::{ReplayError, ReplayOptions, Report, replay};
 use tilework::timeline::POINTS;
 use tilework::trace::Trace;
 
-use crate::choose::Replaying;
+use crate::choose::{Replaying, open};
 use crate::compare::Details;
 use crate::exit::Usage;
 use crate::plot::{self, Line, Panel};
@@ -71,7 +71,7 @@ Examples:
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let Replaying { choice, verify, .. } = &args.replaying;
     let trace = args.replaying.load(&args.trace)?;
-    let built = choice.build(args.manager, args.replaying.device())?;
+    let built = choice.build(args.manager, open(args.replaying.device())?)?;
     let options = ReplayOptions {
         repeat: args.repeat.unwrap_or(if args.record.is_some() { 1 } else { 3 }),
         verify: *verify,

@@ -14,6 +14,7 @@ use crate::choose::{Choice, parse_device};
 use crate::engine::{Engine, ModelOptions, Subject, peak_rss_bytes, save};
 use crate::plot::{self, Line, Panel};
 use crate::progress::Progress;
+use crate::site::Site;
 use crate::{table, units};
 
 /// Run a model through ONNX Runtime on one manager
@@ -30,7 +31,7 @@ pub struct Args {
     #[arg(long, value_name = "NAME", default_value_t = Kind::Tiled)]
     manager: Kind,
 
-    /// On what; a model runs on the CPU and needs memory there, which host has
+    /// Where it runs: host (the CPU), cuda or cuda:N (an NVIDIA GPU, the first or the one numbered N)
     #[arg(long, value_name = "NAME", value_parser = parse_device, default_value = "host")]
     device: String,
 
@@ -65,6 +66,7 @@ const EXAMPLES: &str = "\
 Examples:
   tilework run model.onnx --shape latent=1x4x64x64
   tilework run model.onnx --input latent=latent.npy --save out.npy --limit 2GiB
+  tilework run model.onnx --shape latent=1x4x64x64 --device cuda
   tilework run model.onnx --manager bucketized --record trace.csv.gz --plot held.svg --json";
 
 /// The object of `--json`.
@@ -79,7 +81,7 @@ struct Report {
     onnxruntime_library: PathBuf,
     peak_live_bytes: u64,
     peak_held_bytes: u64,
-    /// The most memory of the process that was ever resident, by the kernel.
+    /// The most of the host's memory that the process ever had resident, by the kernel.
     peak_rss_bytes: Option<u64>,
     runs: Vec<Run>,
     outputs: Vec<Shape>,
@@ -105,7 +107,8 @@ struct Shape {
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let found = args.model_options.library()?;
+    let site = Site::open(&args.device)?;
+    let found = site.library(&args.model_options)?;
     let subject = Subject::Manager(args.manager);
     let mut engine = Engine::load(
         &found.library,
@@ -113,7 +116,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         &args.model_options,
         subject,
         &args.choice,
-        &args.device,
+        &site,
         args.record.as_deref(),
     )?;
     let mut progress = Progress::new(args.manager.to_string(), u64::from(args.runs));
@@ -184,7 +187,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         found.source,
         found.library.path().display()
     )?;
-    print_table(&report)
+    print_table(&report, !site.is_gpu())
 }
 
 /// A file's own name.
@@ -192,17 +195,18 @@ pub fn name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
-fn print_table(report: &Report) -> anyhow::Result<()> {
+fn print_table(report: &Report, resident: bool) -> anyhow::Result<()> {
     let mut out = io::stdout();
+    let rss = report.peak_rss_bytes.map_or("unknown".to_owned(), units::bytes);
     writeln!(
         out,
-        "{} on {}: peak live {}, peak held {}, held/live {}, peak RSS of the process {}",
+        "{} on {}: peak live {}, peak held {}, held/live {}{}",
         report.manager,
         report.device,
         units::bytes(report.peak_live_bytes),
         units::bytes(report.peak_held_bytes),
         units::ratio(report.peak_held_bytes, report.peak_live_bytes),
-        report.peak_rss_bytes.map_or("unknown".to_owned(), units::bytes),
+        if resident { format!(", peak RSS of the process {rss}") } else { String::new() },
     )?;
     if let Some(fallback) = &report.fallback {
         writeln!(out, "note: {fallback}")?;

@@ -24,6 +24,7 @@ use tilework_ort::fingerprint;
 use crate::choose::Choice;
 use crate::engine::{Engine, ModelOptions, Subject, Tick, kib_of, peak_rss_bytes};
 use crate::exit::Usage as Misuse;
+use crate::site::Site;
 
 /// Serve `compare` as one of its processes
 #[derive(clap::Args)]
@@ -32,6 +33,9 @@ pub struct Args {
 
     #[arg(long)]
     subject: Subject,
+
+    #[arg(long)]
+    device: String,
 
     #[command(flatten)]
     model_options: ModelOptions,
@@ -103,8 +107,8 @@ pub struct Report {
     pub peak_held_bytes: Option<u64>,
     /// The most of the process that was resident: every address that a page is mapped at counts.
     pub peak_rss_bytes: Option<u64>,
-    /// The most of the process that was resident in runs that were drawn: every page counts once, and one
-    /// shared with other processes by its share.
+    /// The most of the process that was resident in runs that were drawn on the CPU: every page counts once, and
+    /// one shared with other processes by its share.
     pub peak_pss_bytes: Option<u64>,
     /// Of what is resident now, how much of the manager's memory is counted again because it is mapped
     /// at a second address.
@@ -164,14 +168,15 @@ impl Worker<'_> {
 
     fn load(&mut self) -> anyhow::Result<Answer> {
         let args = self.args;
-        let found = args.model_options.library()?;
+        let site = Site::open(&args.device)?;
+        let found = site.library(&args.model_options)?;
         let engine = Engine::load(
             &found.library,
             &args.model,
             &args.model_options,
             args.subject,
             &args.choice,
-            "host",
+            &site,
             None,
         )?;
         let fallback = engine.fallback.clone();

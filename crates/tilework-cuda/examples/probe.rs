@@ -119,7 +119,7 @@ impl Probe {
 
 fn cuda(ordinal: u32) -> Cuda {
     let gpu = Driver::load().and_then(|driver| Gpu::open(driver, ordinal));
-    gpu.and_then(|gpu| Cuda::new(gpu, &[])).expect("opened before")
+    gpu.and_then(Cuda::new).expect("opened before")
 }
 
 fn code(gpu: &Gpu, call: impl FnOnce(&Functions) -> Code) -> Code {

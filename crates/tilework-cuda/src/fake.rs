@@ -4,8 +4,8 @@
 //!
 //! * a physical handle maps whole or not at all (`NOT_SUPPORTED`), at any number of addresses, in
 //!   multiples of the granularity (`INVALID_VALUE`);
-//! * what is mapped can be used after `cuMemSetAccess` only, and a use of anything else by the GPU or by
-//!   a stray pointer is a fault;
+//! * what is mapped can be used by the GPUs that `cuMemSetAccess` has named only, and a use of anything else by a
+//!   GPU or by a stray pointer is a fault;
 //! * an unmapping takes whole mappings without gaps; a reservation in which anything is mapped stays;
 //! * a released handle keeps its memory until its last mapping is gone, and is zeros when new, which
 //!   what `cuMemAlloc` returns is not;

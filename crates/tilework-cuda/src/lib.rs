@@ -61,7 +61,7 @@ pub fn open(ordinal: u32) -> Result<Box<dyn Device>, CudaError> {
 /// # Errors
 /// When the driver refuses.
 pub fn open_on(gpu: Gpu) -> Result<Box<dyn Device>, CudaError> {
-    if gpu.maps_memory() { Ok(Box::new(Cuda::new(gpu, &[])?)) } else { Ok(Box::new(Plain::new(gpu))) }
+    if gpu.maps_memory() { Ok(Box::new(Cuda::new(gpu)?)) } else { Ok(Box::new(Plain::new(gpu))) }
 }
 
 #[cfg(test)]

@@ -15,6 +15,9 @@ use crate::gpu::{Gpu, tell};
 /// The streams of a GPU. A [`Stream`]'s number is the driver's `CUstream`; zero is the legacy default stream.
 ///
 /// Callers must name streams only that exist. Events are made once and used again.
+///
+/// `cudaStreamPerThread` is another queue in each thread that names it. No memory can be requested for it. Of work
+/// on it an event on the legacy default stream tells: that one is behind the default streams of all threads.
 #[derive(Debug)]
 pub struct CudaStreams {
     events: Arc<Events>,
@@ -79,6 +82,9 @@ impl Drop for Events {
     }
 }
 
+/// `cudaStreamPerThread`.
+const PER_THREAD: Stream = Stream(2);
+
 impl Streams for CudaStreams {
     fn record(&self, stream: Stream) -> Result<streams::Event, DeviceError> {
         let record = || {
@@ -87,7 +93,7 @@ impl Streams for CudaStreams {
             let recorded = Recorded { event, events: Arc::clone(&self.events) };
             self.events.gpu.enter()?.call("cuEventRecord", |f| {
                 // SAFETY: the event is ours and alive, the stream exists, as the caller of `record` answers for.
-                unsafe { (f.event_record)(event.0, handle(stream)) }
+                unsafe { (f.event_record)(event.0, recorded_on(stream)) }
             })?;
             Ok(recorded)
         };
@@ -99,12 +105,18 @@ impl Streams for CudaStreams {
         let asked = self.events.gpu.enter().and_then(|entered| {
             entered.call("cuStreamIsCapturing", |f| {
                 // SAFETY: `status` is valid for the write; the stream exists, as the caller answers for.
-                unsafe { (f.stream_is_capturing)(handle(stream), &mut status) }
+                unsafe { (f.stream_is_capturing)(recorded_on(stream), &mut status) }
             })
         });
         // The legacy default stream cannot be asked while another that waits for it is captured: then nothing
         // may be queued on it either. Whoever is told that a stream is captured only comes back later.
         asked.is_err() || status != CAPTURE_STATUS_NONE
+    }
+
+    fn refusal(&self, stream: Stream) -> Option<&'static str> {
+        let reason =
+            "cudaStreamPerThread is another stream in every thread: name one made by cudaStreamCreate";
+        (stream == PER_THREAD).then_some(reason)
     }
 
     fn synchronize_device(&self) -> Result<(), DeviceError> {
@@ -156,6 +168,11 @@ impl fmt::Debug for Recorded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Recorded").field(&self.event).finish()
     }
+}
+
+/// The stream whose events stand behind all that is queued on `stream`, by whatever thread.
+fn recorded_on(stream: Stream) -> driver::Stream {
+    handle(if stream == PER_THREAD { Stream(0) } else { stream })
 }
 
 fn handle(stream: Stream) -> driver::Stream {

@@ -8,10 +8,12 @@ use std::ptr::null_mut;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustc_hash::FxHashMap;
+use tilework::device::waiting::Wait;
 use tilework::manager::{BlockId, Manager, Stats, Stream, Usage};
 
 use crate::error::Result;
-use crate::table::{Figures, Server};
+use crate::order::Order;
+use crate::table::{Figures, Place, Server};
 
 /// Why the allocator turned a request of ONNX Runtime down.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,8 +37,9 @@ impl fmt::Display for Failure {
 /// A manager that ONNX Runtime can allocate from, once it is registered with an
 /// [`Environment`](crate::Environment).
 ///
-/// It serves host memory: to ONNX Runtime it is the allocator named `Cpu`.
+/// To ONNX Runtime it is the allocator named `Cpu`, for the host's memory, or `Cuda`, for a GPU's.
 pub struct Allocator {
+    place: Place,
     books: Mutex<Books>,
 }
 
@@ -44,6 +47,8 @@ struct Books {
     manager: Box<dyn Manager>,
     /// The block at each address that ONNX Runtime holds.
     blocks: FxHashMap<usize, BlockId>,
+    /// On a GPU, where work runs later than it is queued.
+    order: Option<Order>,
     /// The first failure since it was last asked for: later ones are mostly its consequences.
     failure: Option<Failure>,
     /// Set once the manager has panicked: its books may be wrong, so it is not asked again.
@@ -51,7 +56,7 @@ struct Books {
 }
 
 impl Allocator {
-    /// Puts a manager behind the interface.
+    /// Puts a manager of the host's memory behind the interface.
     ///
     /// # Safety
     ///
@@ -60,9 +65,33 @@ impl Allocator {
     /// dropped, and that no other block overlaps meanwhile. This is so for the managers of
     /// `tilework` over its `host` device.
     pub unsafe fn new(manager: Box<dyn Manager>) -> Allocator {
-        Allocator {
-            books: Mutex::new(Books { manager, blocks: FxHashMap::default(), failure: None, broken: None }),
-        }
+        Allocator::over(Place::Cpu, manager, None)
+    }
+
+    /// Puts a manager of a GPU's memory behind the interface. ONNX Runtime frees memory while work that uses it
+    /// is still queued; `wait` waits on the host for all work of that GPU, and is called before freed memory goes
+    /// from one stream to another. Runs must not overlap: a session's run has one stream, but two runs would take
+    /// turns, with a wait at each.
+    ///
+    /// # Safety
+    ///
+    /// Every block the manager hands out must be memory of the GPU numbered `ordinal`, as the CUDA runtime counts
+    /// them: readable and writable in its primary context for the block's length until the block is freed or the
+    /// manager dropped, and overlapping no other block meanwhile. What was freed must stay mapped until the GPU
+    /// has done what was queued by then. This is so for the managers of `tilework` over a device of
+    /// `tilework-cuda` in a [`Waiting`](tilework::device::waiting::Waiting).
+    pub unsafe fn on_gpu(manager: Box<dyn Manager>, ordinal: u32, wait: Wait) -> Allocator {
+        Allocator::over(Place::Cuda(ordinal as i32), manager, Some(Order::new(wait)))
+    }
+
+    fn over(place: Place, manager: Box<dyn Manager>, order: Option<Order>) -> Allocator {
+        let blocks = FxHashMap::default();
+        Allocator { place, books: Mutex::new(Books { manager, blocks, order, failure: None, broken: None }) }
+    }
+
+    /// Whose memory it serves.
+    pub fn place(&self) -> Place {
+        self.place
     }
 
     /// The manager's running figures.
@@ -129,7 +158,13 @@ impl Server for Allocator {
             return null_mut();
         }
         let mut books = self.books();
-        match books.guarded(|b| b.manager.alloc(bytes as u64, stream)) {
+        let served = books.guarded(|b| {
+            if let Some(order) = &mut b.order {
+                order.enter(stream)?;
+            }
+            b.manager.alloc(bytes as u64, stream)
+        });
+        match served {
             Ok(block) => {
                 books.blocks.insert(block.address as usize, block.id);
                 std::ptr::with_exposed_provenance_mut(block.address as usize)
@@ -151,6 +186,9 @@ impl Server for Allocator {
             tracing::error!(?ptr, "ONNX Runtime freed an address that it was never given");
             return;
         };
+        if let Some(order) = &mut books.order {
+            order.freed();
+        }
         if let Err(failure) = books.guarded(|b| b.manager.free(id)) {
             tracing::error!(%failure, "a block could not be freed");
             books.failure.get_or_insert(failure);

@@ -12,8 +12,8 @@ pub(crate) const STATS_SINCE: u32 = 23;
 /// The figures of the arena a session allocates from, bytes, as the arena counts them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ArenaStats {
-    /// Taken from the operating system and not given back. What the arena has never written to may
-    /// not be resident.
+    /// Taken from the operating system, or from the GPU, and not given back. Of the host's memory, what the
+    /// arena has never written to may not be resident.
     pub total_allocated: u64,
     /// In use by tensors, rounded up to the arena's pieces.
     pub in_use: u64,
@@ -22,7 +22,7 @@ pub struct ArenaStats {
 }
 
 impl Session {
-    /// The figures of the CPU arena of a session without a registered allocator. `None` where the
+    /// The figures of the arena that a session without a registered allocator has where it runs. `None` where the
     /// library is too old to be asked (before 1.23), or the session has no arena.
     ///
     /// # Errors
@@ -33,16 +33,8 @@ impl Session {
         if library.api_version() < STATS_SINCE || self.environment().allocator().is_some() {
             return Ok(None);
         }
-        // SAFETY: on success a memory info is stored that the second function releases.
-        let info = unsafe {
-            library.make("CreateCpuMemoryInfo", (*api).ReleaseMemoryInfo, |out| {
-                ((*api).CreateCpuMemoryInfo)(
-                    ort_sys::OrtAllocatorType::OrtArenaAllocator,
-                    ort_sys::OrtMemType::OrtMemTypeDefault,
-                    out,
-                )
-            })?
-        };
+        let info =
+            self.place().memory_info(library.spoken(), ort_sys::OrtAllocatorType::OrtArenaAllocator)?;
         // SAFETY: session and info are alive; on success a wrapper of the session's allocator is
         // stored that the second function releases.
         let arena = unsafe {

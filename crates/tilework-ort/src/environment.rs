@@ -11,7 +11,7 @@ use crate::allocator::Allocator;
 use crate::error::{Error, Result};
 use crate::library::Library;
 use crate::owned::Owned;
-use crate::table::{Place, Table};
+use crate::table::{Place, STREAMS_SINCE, Table};
 
 /// True iff an [`Environment`] is alive. ONNX Runtime shares one per process among all who ask, and an
 /// allocator registered with it is everybody's; so one at a time.
@@ -32,13 +32,22 @@ unsafe impl Send for Environment {}
 unsafe impl Sync for Environment {}
 
 impl Environment {
-    /// Makes the environment and registers `allocator` for host memory, where one is given. What ONNX
+    /// Makes the environment and registers `allocator` for the memory it serves, where one is given. What ONNX
     /// Runtime logs goes to `tracing`, target `onnxruntime`.
     ///
     /// # Errors
-    /// [`Error::SecondEnvironment`] while another one is alive, [`Error::Ort`] when ONNX Runtime
-    /// refuses.
+    /// [`Error::SecondEnvironment`] while another one is alive, [`Error::Library`] when the library is too old for
+    /// a GPU's allocator, [`Error::Ort`] when ONNX Runtime refuses.
     pub fn new(library: &Arc<Library>, allocator: Option<Allocator>) -> Result<Arc<Environment>> {
+        let place = allocator.as_ref().map_or(Place::Cpu, Allocator::place);
+        if matches!(place, Place::Cuda(_)) && library.api_version() < STREAMS_SINCE {
+            let reason = format!(
+                "it is version {}, which does not say on which stream a GPU's memory is used; 1.{STREAMS_SINCE} or \
+                 later does",
+                library.version()
+            );
+            return Err(Error::Library { path: library.path().to_owned(), reason });
+        }
         let alone = Alone::new().ok_or(Error::SecondEnvironment)?;
         let api = library.api();
         // SAFETY: the logging function ignores its parameter and never unwinds, the name is
@@ -60,7 +69,7 @@ impl Environment {
         let quiet = unsafe { ((*api).DisableTelemetryEvents)(env.as_ptr()) };
         let _ = library.check("DisableTelemetryEvents", quiet);
         let registered = allocator
-            .map(|a| Table::new(library.spoken(), Place::Cpu, a, library.throw_bad_alloc()))
+            .map(|a| Table::new(library.spoken(), a.place(), a, library.throw_bad_alloc()))
             .transpose()?;
         let environment = Environment { env, registered, library: library.clone(), _alone: alone };
         if let Some(registered) = &environment.registered {

@@ -14,6 +14,11 @@ pub(crate) const THREE_WAYS: &str = "three ways to fix it:
   2. install the Python package: python3 -m pip install onnxruntime
   3. connect to the network once, so that the wheel can be fetched with pip into the cache directory";
 
+/// How to come by the CUDA provider.
+const CUDA_PACKAGE: &str = "install the package that has it (python3 -m pip uninstall onnxruntime; \
+    python3 -m pip install 'onnxruntime-gpu[cuda,cudnn]'), or point --ort-lib or the variable ORT_DYLIB_PATH at a \
+    libonnxruntime.so that was built with it";
+
 /// An error of this crate. Each says what to do about it where there is something to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -31,6 +36,32 @@ pub enum Error {
         path: PathBuf,
         /// Why not.
         reason: String,
+    },
+    /// The library was built without the CUDA provider.
+    #[error(
+        "{path} has no CUDA provider, only {}: {CUDA_PACKAGE}", providers.join(", "), path = path.display()
+    )]
+    NoCuda {
+        /// Which file.
+        path: PathBuf,
+        /// The providers it has.
+        providers: Vec<String>,
+    },
+    /// There is no library that could have the CUDA provider.
+    #[error("no ONNX Runtime library for a GPU was found:\n{}\n{CUDA_PACKAGE}", tried.iter().map(|t| format!("  - {t}")).collect::<Vec<_>>().join("\n"))]
+    NoCudaLibrary {
+        /// What was tried, and why it did not do.
+        tried: Vec<String>,
+    },
+    /// The CUDA provider does not start.
+    #[error(
+        "ONNX Runtime's CUDA provider does not start: {message}\nit needs the libraries of CUDA and cuDNN of the \
+         versions it was built for: python3 -m pip install 'onnxruntime-gpu[cuda,cudnn]' brings them; where they \
+         are installed already, name their folders in LD_LIBRARY_PATH"
+    )]
+    CudaProvider {
+        /// What ONNX Runtime said.
+        message: String,
     },
     /// The wheel could not be fetched or unpacked.
     #[error("fetching ONNX Runtime failed: {0}")]

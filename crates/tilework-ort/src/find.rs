@@ -58,20 +58,10 @@ pub struct Found {
 /// [`Error::Library`] when a library that was named cannot be used: naming one is a decision, so no
 /// other is taken instead. [`Error::NoLibrary`] when there is none and none can be fetched.
 pub fn find(named: Option<&Path>, progress: &mut dyn FnMut(fetch::Step)) -> Result<Found> {
-    if let Some(path) = named {
-        return Ok(Found { library: Library::load(path)?, source: Source::Named });
-    }
-    if let Some(path) = std::env::var_os(VARIABLE).filter(|v| !v.is_empty()) {
-        return Ok(Found { library: Library::load(Path::new(&path))?, source: Source::Variable });
-    }
-    let mut tried = vec![format!("neither --ort-lib nor {VARIABLE} names one")];
-    match python_library() {
-        Ok(path) => match Library::load(&path) {
-            Ok(library) => return Ok(Found { library, source: Source::Python }),
-            Err(error) => tried.push(error.to_string()),
-        },
-        Err(reason) => tried.push(reason),
-    }
+    let mut tried = match installed(named, |_| Ok(()))? {
+        Ok(found) => return Ok(found),
+        Err(tried) => tried,
+    };
     // Without a cache folder there is nothing in it; fetching says so below.
     if let Ok(Some(path)) = fetch::cached() {
         match Library::load(&path) {
@@ -87,6 +77,45 @@ pub fn find(named: Option<&Path>, progress: &mut dyn FnMut(fetch::Step)) -> Resu
             Err(Error::NoLibrary { tried })
         }
     }
+}
+
+/// As [`find`], a library with the CUDA provider. None is fetched: the package that has it is large, and needs
+/// others of NVIDIA's.
+///
+/// # Errors
+/// [`Error::Library`] and [`Error::NoCuda`] for a library that was named, [`Error::NoCudaLibrary`] otherwise.
+pub fn find_with_cuda(named: Option<&Path>) -> Result<Found> {
+    installed(named, Library::check_cuda)?.map_err(|tried| Error::NoCudaLibrary { tried })
+}
+
+/// The library that the user has, if it passes the check; else what was tried.
+fn installed(
+    named: Option<&Path>,
+    check: impl Fn(&Library) -> Result<()>,
+) -> Result<std::result::Result<Found, Vec<String>>> {
+    let load = |path: &Path, source| {
+        let library = Library::load(path)?;
+        check(&library)?;
+        Ok(Found { library, source })
+    };
+    if let Some(path) = named {
+        return load(path, Source::Named).map(Ok);
+    }
+    if let Some(path) = std::env::var_os(VARIABLE).filter(|v| !v.is_empty()) {
+        return load(Path::new(&path), Source::Variable).map(Ok);
+    }
+    let mut tried = vec![format!("neither --ort-lib nor {VARIABLE} names one")];
+    match python_library() {
+        Ok(path) => match load(&path, Source::Python) {
+            Ok(found) => return Ok(Ok(found)),
+            Err(Error::NoCuda { path, providers }) => {
+                tried.push(format!("{} has no CUDA provider, only {}", path.display(), providers.join(", ")));
+            }
+            Err(error) => tried.push(error.to_string()),
+        },
+        Err(reason) => tried.push(reason),
+    }
+    Ok(Err(tried))
 }
 
 /// The library of the `onnxruntime` that `python3` would import. The package is not imported.

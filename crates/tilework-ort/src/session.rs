@@ -6,17 +6,23 @@ use std::path::Path;
 use std::ptr::null_mut;
 use std::sync::Arc;
 
-use ort_sys::{OrtAllocator, OrtSession, OrtSessionOptions, OrtStatusPtr, OrtTypeInfo, OrtValue};
+use ort_sys::{
+    OrtAllocator, OrtMemoryInfoDeviceType, OrtSession, OrtSessionOptions, OrtStatusPtr, OrtTypeInfo, OrtValue,
+};
 use sha2::{Digest, Sha256};
 
+use crate::cuda;
 use crate::environment::Environment;
 use crate::error::{Error, Result};
 use crate::owned::Owned;
+use crate::table::Place;
 use crate::tensor::{Dim, ElementType, Tensor, TensorSpec, shape_text};
 
 /// How a model is to be loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionOptions {
+    /// Where it runs: on the CPU, or on a GPU by ONNX Runtime's CUDA provider, with deterministic kernels.
+    pub place: Place,
     /// Threads within an operator; `None` leaves it to ONNX Runtime: one per core.
     pub threads: Option<u32>,
     /// With ONNX Runtime's own arena: let it plan one block for all tensors of a run once it has seen
@@ -27,7 +33,7 @@ pub struct SessionOptions {
 
 impl Default for SessionOptions {
     fn default() -> SessionOptions {
-        SessionOptions { threads: None, memory_pattern: true }
+        SessionOptions { place: Place::Cpu, threads: None, memory_pattern: true }
     }
 }
 
@@ -38,6 +44,7 @@ pub struct Session {
     inputs: Vec<TensorSpec>,
     outputs: Vec<TensorSpec>,
     output_names: Vec<CString>,
+    place: Place,
     environment: Arc<Environment>,
 }
 
@@ -47,10 +54,11 @@ unsafe impl Send for Session {}
 unsafe impl Sync for Session {}
 
 impl Session {
-    /// Loads a model. Where the environment has a registered allocator, the session uses it.
+    /// Loads a model. Where the environment has a registered allocator, the session uses it for the memory of the
+    /// allocator's place.
     ///
     /// # Errors
-    /// [`Error::Model`] when the file is not there or ONNX Runtime does not take it, [`Error::Run`]
+    /// [`Error::NoCuda`] and [`Error::CudaProvider`] when there is no running on a GPU, [`Error::Model`] when the file is not there or ONNX Runtime does not take it, [`Error::Run`]
     /// when the allocator had no memory for it.
     pub fn load(environment: &Arc<Environment>, model: &Path, options: &SessionOptions) -> Result<Session> {
         let fail = |message: String| Error::Model { path: model.to_owned(), message };
@@ -85,6 +93,7 @@ impl Session {
             inputs: Vec::new(),
             outputs: Vec::new(),
             output_names: Vec::new(),
+            place: options.place,
             environment: environment.clone(),
         };
         // SAFETY: these entries of the table have existed since its first version.
@@ -127,11 +136,17 @@ impl Session {
         &self.environment
     }
 
+    /// Where it runs.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
     pub(crate) fn as_ptr(&self) -> *mut OrtSession {
         self.session.as_ptr()
     }
 
-    /// Runs the model once. `inputs` are by name, in any order; every input of the model must be among them.
+    /// Runs the model once. `inputs` are by name, in any order; every input of the model must be among them. They
+    /// and the outputs are the host's memory, wherever the model runs.
     ///
     /// The outputs hold memory of the registered allocator until they are dropped. So an execution ends, for
     /// the manager, where the next run begins: by then what the caller meant to drop is dropped, and each run
@@ -375,6 +390,9 @@ fn configure(environment: &Environment, options: &SessionOptions) -> Result<Owne
         // SAFETY: the options are alive.
         library.check("DisableMemPattern", unsafe { ((*api).DisableMemPattern)(configured.as_ptr()) })?;
     }
+    if let Place::Cuda(ordinal) = options.place {
+        cuda::append(library, &configured, ordinal)?;
+    }
     if let Some(threads) = options.threads {
         let threads = i32::try_from(threads).unwrap_or(i32::MAX);
         // SAFETY: the options are alive.
@@ -411,6 +429,20 @@ impl Output {
         library.check("IsTensor", unsafe { ((*api).IsTensor)(value.as_ptr(), &raw mut is_tensor) })?;
         if is_tensor == 0 {
             return Err(unsupported("no tensor".into()));
+        }
+        let mut device = 0i32;
+        // SAFETY: the value is a tensor; what is stored is part of it. The type of the device is received as a
+        // number, as in `Session::spec`.
+        unsafe {
+            let mut memory = std::ptr::null();
+            library.check(
+                "GetTensorMemoryInfo",
+                ((*api).GetTensorMemoryInfo)(value.as_ptr(), &raw mut memory),
+            )?;
+            ((*api).MemoryInfoGetDeviceType)(memory, (&raw mut device).cast());
+        }
+        if device != OrtMemoryInfoDeviceType::OrtMemoryInfoDeviceType_CPU as i32 {
+            return Err(unsupported("memory of another device".into()));
         }
         // SAFETY: the value is a tensor; on success an info is stored that the second function releases.
         let info = unsafe {
@@ -473,8 +505,8 @@ impl Output {
         if self.bytes == 0 {
             return &[];
         }
-        // SAFETY: a tensor's memory is contiguous, as long as its type and shape say, and lives as long
-        // as the value, which `self` owns; nobody writes to it any more.
+        // SAFETY: a tensor's memory is contiguous, the host's, as long as its type and shape say, and lives as
+        // long as the value, which `self` owns; nobody writes to it any more.
         unsafe { std::slice::from_raw_parts(self.data, self.bytes) }
     }
 }

@@ -64,6 +64,20 @@ impl Place {
             Place::Cuda(ordinal) => (c"Cuda", ordinal),
         }
     }
+
+    /// ONNX Runtime's description of memory there, as served by an allocator of this type.
+    pub(crate) fn memory_info(self, api: Api, by: ort_sys::OrtAllocatorType) -> Result<Owned<OrtMemoryInfo>> {
+        let functions = api.table();
+        let (name, id) = self.name();
+        // SAFETY: the name is terminated, and on success a memory info is stored that the second
+        // function releases.
+        unsafe {
+            api.make("CreateMemoryInfo", (*functions).ReleaseMemoryInfo, |out| {
+                let usual = ort_sys::OrtMemType::OrtMemTypeDefault;
+                ((*functions).CreateMemoryInfo)(name.as_ptr(), by, id, usual, out)
+            })
+        }
+    }
 }
 
 /// A function that may unwind, as the type that the table has for it.
@@ -137,22 +151,8 @@ impl<S: Server> Table<S> {
     /// # Errors
     /// [`Error::Ort`](crate::Error::Ort) when ONNX Runtime does not know the place.
     pub fn new(api: Api, place: Place, server: S, throw: Option<ThrowBadAlloc>) -> Result<Table<S>> {
-        let functions = api.table();
-        let (name, id) = place.name();
-        // SAFETY: the name is terminated, and on success a memory info is stored that the second
-        // function releases.
-        let info = unsafe {
-            api.make("CreateMemoryInfo", (*functions).ReleaseMemoryInfo, |out| {
-                ((*functions).CreateMemoryInfo)(
-                    name.as_ptr(),
-                    // The type for arenas is refused by RegisterAllocator: it is for ONNX Runtime's own.
-                    ort_sys::OrtAllocatorType::OrtDeviceAllocator,
-                    id,
-                    ort_sys::OrtMemType::OrtMemTypeDefault,
-                    out,
-                )
-            })?
-        };
+        // The type for arenas is refused by RegisterAllocator: it is for ONNX Runtime's own.
+        let info = place.memory_info(api, ort_sys::OrtAllocatorType::OrtDeviceAllocator)?;
         // ONNX Runtime reads only the entries that this version of the table has.
         let version = api.version();
         let table = OrtAllocator {

@@ -11,7 +11,7 @@ use tilework::device::limit::Limit;
 use tilework::device::{self, Device};
 use tilework::manager::{self, Kind, Options};
 use tilework_ort::{
-    Allocator, Environment, Error, Failure, Library, Output, Session, SessionOptions, Tensor, find,
+    Allocator, Environment, Error, Failure, Library, Output, Place, Session, SessionOptions, Tensor, find,
     fingerprint, inputs,
 };
 
@@ -208,4 +208,38 @@ fn a_run_with_an_input_missing_is_an_error_and_no_more() {
     let error = session.run(&[]).unwrap_err();
     assert!(matches!(&error, Error::Run { cause: None, .. }), "{error}");
     drop(run(&session, 16));
+}
+
+#[test]
+fn a_session_for_a_gpu_needs_the_provider() {
+    let (library, _turn) = turn();
+    let environment = Environment::new(&library, None).unwrap();
+    let options = SessionOptions { place: Place::Cuda(0), ..SessionOptions::default() };
+    match Session::load(&environment, &model("conv.onnx"), &options) {
+        Err(Error::NoCuda { path, providers }) => {
+            assert_eq!(path, library.path());
+            assert!(providers.iter().any(|name| name == "CPUExecutionProvider"), "{providers:?}");
+        }
+        // Where the library found has the provider, and perhaps what it needs.
+        other => assert!(library.check_cuda().is_ok(), "{other:?}"),
+    }
+}
+
+#[test]
+fn a_gpus_allocator_is_registered_where_streams_are_told_and_leaves_the_cpus_alone() {
+    let (library, _turn) = turn();
+    let manager = manager::build(Kind::Tiled, device::open("host").unwrap(), &Options::default()).unwrap();
+    // SAFETY: no session here runs on a GPU, so nothing uses its blocks.
+    let allocator = unsafe { Allocator::on_gpu(manager.manager, 0, Box::new(|| Ok(()))) };
+    assert_eq!(allocator.place(), Place::Cuda(0));
+    let environment = match Environment::new(&library, Some(allocator)) {
+        Ok(environment) => environment,
+        Err(error) => {
+            assert!(library.api_version() < 23, "{error}");
+            assert!(error.to_string().contains("1.23 or later"), "{error}");
+            return;
+        }
+    };
+    run(&conv(&environment), 96);
+    assert_eq!(environment.allocator().unwrap().usage().peak_live, 0);
 }

@@ -16,7 +16,7 @@ const CLASSES: usize = ((u32::BITS - LONG_RUN.ilog2()) as usize) << CLASS_BITS;
 /// the extents: a search through these would wait for memory at each step once they outgrow the caches.
 #[derive(Debug, Clone)]
 pub(crate) struct ByLength {
-    classes: Vec<Class>,
+    classes: Box<[Class; CLASSES]>,
     filled: Bits<{ CLASSES.div_ceil(64) }>,
 }
 
@@ -31,7 +31,7 @@ struct Class {
 
 impl ByLength {
     pub(crate) fn new() -> ByLength {
-        ByLength { classes: vec![Class::default(); CLASSES], filled: Bits::new() }
+        ByLength { classes: Box::new(std::array::from_fn(|_| Class::default())), filled: Bits::new() }
     }
 
     #[inline]
@@ -65,15 +65,25 @@ impl ByLength {
     /// Gives the run of `before` grains at `from` another position and length.
     #[inline]
     pub(crate) fn reshape(&mut self, (from, before): (u32, u32), (start, len): (u32, u32)) {
-        let (old, new) = (key(before, from), key(len, start));
-        let class = &mut self.classes[class(before)];
-        let stays = old == class.first && self::class(len) == self::class(before);
-        if stays && (new < old || class.rest.is_empty()) {
-            class.first = new;
+        let (old, new) = (class(before), class(len));
+        let Class { first, rest } = &mut self.classes[old];
+        let was_first = *first == key(before, from);
+        // Most runs are the first of their class, and stay it: no set changes.
+        if was_first && old == new && (key(len, start) < *first || rest.is_empty()) {
+            *first = key(len, start);
+        } else if was_first && rest.is_empty() && !self.filled.contains(new) {
+            self.filled.remove(old);
+            self.filled.insert(new);
+            self.classes[new].first = key(len, start);
         } else {
-            self.remove(from, before);
-            self.insert(start, len);
+            self.resort((from, before), (start, len));
         }
+    }
+
+    #[inline(never)]
+    fn resort(&mut self, (from, before): (u32, u32), (start, len): (u32, u32)) {
+        self.remove(from, before);
+        self.insert(start, len);
     }
 
     /// The first run that does not come before a run of `len` at `start`, as (length, position).

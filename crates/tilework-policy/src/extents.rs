@@ -59,6 +59,8 @@ pub(crate) struct Extent {
     /// Bytes of the last grain that were not requested, below [`GRAIN`](crate::GRAIN).
     slack: u16,
     kind: Kind,
+    /// Of a head: whether it was placed as a transient block.
+    transient: bool,
 }
 
 /// The name of a block: a node and the generation it was made in. Never given to a second block: a node
@@ -163,6 +165,8 @@ pub struct Extents {
     spare_parts: Vec<u32>,
     lifetimes: Lifetimes,
     operations: u32,
+    /// Live blocks that were placed as transient ones.
+    transients: u32,
     /// Closed heaps by when they were created.
     closed: BTreeMap<Serial, Closed>,
     closed_by_len: BTreeSet<(u32, Serial)>,
@@ -195,6 +199,7 @@ impl Extents {
             spare_parts: Vec::new(),
             lifetimes: Lifetimes::new(),
             operations: 0,
+            transients: 0,
             closed: BTreeMap::new(),
             closed_by_len: BTreeSet::new(),
             execution: 1,
@@ -211,8 +216,8 @@ impl Extents {
     #[inline]
     pub fn alloc(&mut self, bytes: u64) -> Option<Place> {
         let len = u32::try_from(grains(bytes)).ok()?;
-        let (node, high) = self.fit(len)?;
-        Some(self.carve(node, bytes, len, high))
+        let (node, transient) = self.fit(len)?;
+        Some(self.carve(node, bytes, len, transient, transient))
     }
 
     /// Places `bytes` like [`alloc`](Extents::alloc), right after the memory that lacked for it was added,
@@ -220,12 +225,12 @@ impl Extents {
     /// it. At the low end it would stay behind, once for every growth.
     pub fn alloc_in_added(&mut self, bytes: u64) -> Option<Place> {
         let len = u32::try_from(grains(bytes)).ok()?;
-        let (node, _) = self.fit(len)?;
-        Some(self.carve(node, bytes, len, false))
+        let (node, transient) = self.fit(len)?;
+        Some(self.carve(node, bytes, len, transient, false))
     }
 
     #[inline]
-    fn carve(&mut self, node: u32, bytes: u64, len: u32, high: bool) -> Place {
+    fn carve(&mut self, node: u32, bytes: u64, len: u32, transient: bool, high: bool) -> Place {
         let Extent { start, len: whole, .. } = self.nodes[node as usize];
         let used = if whole == len {
             self.runs.remove(&mut self.nodes, node);
@@ -238,7 +243,7 @@ impl Extents {
             self.prepend(node, len)
         };
         self.free -= u64::from(len);
-        self.adopt(used, bytes, len, NIL)
+        self.adopt(used, bytes, len, transient, NIL)
     }
 
     /// Places `bytes` in `pieces`, free and disjoint, as one block, and notes `tag` with it.
@@ -267,14 +272,15 @@ impl Extents {
                 self.parts.len() as u32 - 1
             }
         };
-        self.adopt(nodes[0], bytes, len, entry)
+        let transient = !self.lifetimes.long_lived(len);
+        self.adopt(nodes[0], bytes, len, transient, entry)
     }
 
     /// Takes a block back.
     ///
     /// # Errors
     /// When there is no such block.
-    #[inline]
+    #[inline(always)]
     pub fn free(&mut self, slot: Slot) -> Result<Freed, FreeError> {
         let head = self.nodes.get(slot.index as usize).ok_or(FreeError::Unknown)?;
         if slot.generation != head.generation || head.kind != Kind::Head {
@@ -283,6 +289,7 @@ impl Extents {
             return Err(if issued { FreeError::Twice } else { FreeError::Unknown });
         }
         let (entry, born, slack) = (head.a, head.b, head.slack);
+        self.transients -= u32::from(head.transient);
         let mut len = head.len;
         let mut tag = None;
         self.nodes[slot.index as usize].generation += 1;
@@ -365,11 +372,17 @@ impl Extents {
         self.runs.long_runs()
     }
 
+    /// How many live blocks were placed as transient ones.
+    pub fn transients(&self) -> u32 {
+        self.transients
+    }
+
     /// Long free runs as (length, position), the longest first.
     pub(crate) fn longest_first(&self) -> impl Iterator<Item = (u32, u32)> {
         self.runs.longest_first()
     }
 
+    /// A run for `len` grains, and whether they are transient and belong at its high end.
     #[inline]
     fn fit(&self, len: u32) -> Option<(u32, bool)> {
         if let Some(node) = self.runs.smallest_short(len) {
@@ -386,7 +399,7 @@ impl Extents {
     }
 
     #[inline]
-    fn adopt(&mut self, mut node: u32, bytes: u64, len: u32, parts: u32) -> Place {
+    fn adopt(&mut self, mut node: u32, bytes: u64, len: u32, transient: bool, parts: u32) -> Place {
         if self.nodes[node as usize].generation == RETIRED {
             // A fresh node takes the run over, so that no name is given twice.
             let own = self.nodes[node as usize].len;
@@ -396,11 +409,13 @@ impl Extents {
         }
         self.operations = self.operations.wrapping_add(1);
         self.blocks += 1;
+        self.transients += u32::from(transient);
         let extent = &mut self.nodes[node as usize];
         extent.kind = Kind::Head;
         extent.a = parts;
         extent.b = self.operations;
         extent.slack = (u64::from(len) * crate::GRAIN - bytes) as u16;
+        extent.transient = transient;
         Place { slot: Slot { index: node, generation: extent.generation }, start: extent.start }
     }
 
@@ -458,6 +473,7 @@ impl Extents {
         let mut listed = 0;
         let mut free = 0;
         let mut heads = 0;
+        let mut transients = 0;
         let mut closed = 0;
         let mut lost = 0;
         for first in 0..self.nodes.len() as u32 {
@@ -478,7 +494,10 @@ impl Extents {
                         free += u64::from(extent.len);
                         listed += 1;
                     }
-                    Kind::Head => heads += 1,
+                    Kind::Head => {
+                        heads += 1;
+                        transients += u32::from(extent.transient);
+                    }
                     Kind::Void => {
                         assert!(
                             self.voids.contains(&(extent.len, end, at)),
@@ -503,6 +522,7 @@ impl Extents {
         assert_eq!(spares.count(), spare, "spare nodes listed");
         assert_eq!(free, self.free, "grains counted free");
         assert_eq!(heads, self.blocks, "blocks counted");
+        assert_eq!(transients, self.transients, "transient blocks counted");
         assert_eq!(closed, self.closed.len(), "closed heaps counted");
         assert_eq!(closed, self.closed_by_len.len(), "closed heaps by length");
         assert_eq!(lost, self.lost.len(), "lost runs counted");

@@ -9,9 +9,9 @@ const SMALL: u32 = 2048;
 /// Half the value and double place most of the recorded workloads alike.
 const LONG: u32 = 8192;
 
-/// A length never seen before counts as transient beyond this one, grains (64 MiB), and as long-lived up to
+/// A length never seen before counts as transient beyond this one, grains (48 MiB), and as long-lived up to
 /// it: weights and states come in many moderate blocks, activations in few large ones.
-const LARGE: u32 = 131_072;
+const LARGE: u32 = 98_304;
 
 const ENTRIES: usize = 4096;
 
@@ -27,7 +27,7 @@ const ENTRIES: usize = 4096;
 /// that falls on another's entry replaces it.
 #[derive(Debug, Clone)]
 pub struct Lifetimes {
-    entries: Vec<Entry>,
+    entries: Box<[Entry; ENTRIES]>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -45,7 +45,7 @@ impl Default for Lifetimes {
 impl Lifetimes {
     /// Nothing learnt yet.
     pub fn new() -> Lifetimes {
-        Lifetimes { entries: vec![Entry::default(); ENTRIES] }
+        Lifetimes { entries: Box::new([Entry::default(); ENTRIES]) }
     }
 
     /// Whether a request of `len` grains is expected to live long.

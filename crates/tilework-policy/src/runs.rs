@@ -17,7 +17,7 @@ const WORDS: usize = LONG_RUN as usize / 64;
 /// at most one to a mebibyte of free memory.
 #[derive(Debug, Clone)]
 pub(crate) struct Runs {
-    lists: Vec<u32>,
+    lists: Box<[u32; LONG_RUN as usize]>,
     filled: Bits<WORDS>,
     long: ByLength,
     lowest: Lowest,
@@ -29,7 +29,7 @@ pub(crate) struct Runs {
 impl Runs {
     pub(crate) fn new() -> Runs {
         Runs {
-            lists: vec![NIL; LONG_RUN as usize],
+            lists: Box::new([NIL; LONG_RUN as usize]),
             filled: Bits::new(),
             long: ByLength::new(),
             lowest: Lowest::default(),

@@ -51,6 +51,14 @@ pub enum Error {
     /// An address at which no block is live.
     #[error("no block is live at address {0:#x}: it was never handed out, or has been freed already")]
     UnknownAddress(u64),
+    /// A stream that no memory can be requested for.
+    #[error("no memory can be requested for stream {stream:#x}: {reason}")]
+    Stream {
+        /// Its number.
+        stream: u64,
+        /// Why not, and what to do.
+        reason: &'static str,
+    },
     /// The process is a child of the one that has the memory.
     #[error("CUDA does not survive fork: start worker processes with the spawn method")]
     Forked,

@@ -138,7 +138,7 @@ pub fn prepare() -> bool {
 
 /// Throws `text`, as PyTorch's exception for a lack of memory where `lack` says so and that can be. Returns
 /// only where there is no C++ to throw with.
-pub fn throw(text: String, lack: bool) {
+pub fn throw(text: &str, lack: bool) {
     let Some(cxx) = cxx() else { return };
     let torch = if lack { out_of_memory() } else { None };
     let mut text = text.replace('\0', " ");

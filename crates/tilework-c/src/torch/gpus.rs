@@ -11,7 +11,8 @@ use tilework::shared::{PoolId, Shared};
 use super::filter::Filter;
 use super::stats::{Counters, DeviceStats};
 use crate::call::{self, Failure, Result};
-use crate::manager::{self, TileworkManager};
+use crate::handles;
+use crate::manager::TileworkManager;
 use crate::open::{self, Settings};
 
 /// As many GPUs as PyTorch can count: its device index is a signed byte.
@@ -144,7 +145,7 @@ impl Gpu {
         let driver = tilework_cuda::ordinal(&name).map(open::gpu).transpose()?;
         let shared = Arc::new(open::shared(&name, settings)?);
         Ok(Gpu {
-            handle: manager::register(shared.clone()),
+            handle: handles::register(shared.clone()),
             shared,
             limit: settings.limit,
             total_bytes: driver.as_ref().map(tilework_cuda::gpu::Gpu::total_bytes),
@@ -175,9 +176,9 @@ impl Gpu {
         Ok(address)
     }
 
-    /// Takes a block back; `bytes` and `stream` are those of its request.
-    pub fn free(&self, address: u64, bytes: u64, stream: Stream) -> Result<()> {
-        self.shared.free_on(address, stream)?;
+    /// Takes a block back; `bytes` are those of its request.
+    pub fn free(&self, address: u64, bytes: u64) -> Result<()> {
+        self.shared.free(address)?;
         self.books().counters.free(bytes);
         Ok(())
     }
@@ -251,8 +252,8 @@ impl Gpu {
 
     /// What torch.cuda.memory_stats() says.
     pub fn stats(&self) -> DeviceStats {
-        let stats = self.shared.stats();
-        self.books().counters.report(&stats)
+        let totals = self.shared.totals();
+        self.books().counters.report(&totals)
     }
 
     /// Makes the peaks start again from what is now.
@@ -263,8 +264,8 @@ impl Gpu {
 
     /// Makes what only grows start again from zero.
     pub fn reset_accumulated(&self) {
-        let stats = self.shared.stats();
-        self.books().counters.reset_accumulated(&stats);
+        let totals = self.shared.totals();
+        self.books().counters.reset_accumulated(&totals);
     }
 }
 

@@ -23,8 +23,8 @@ use std::sync::OnceLock;
 
 use tilework::shared::PoolId;
 
-use super::gpus;
 use super::stats::DeviceStats;
+use super::{gpus, or_throw};
 use crate::call::{Result, guarded};
 use crate::symbols::Library;
 
@@ -37,7 +37,7 @@ const POOLS: u32 = 4;
 /// The allocator is the one that `torch.accelerator` asks.
 const ACCELERATOR: u32 = 8;
 
-/// Copies between GPUs are made the way that memory mapped by a driver needs.
+/// Copies between GPUs, and kernels that use a peer's memory, get what memory mapped by a driver needs.
 const PEERS: u32 = 16;
 
 /// Entries of the table in PyTorch 2.11, without the two words before them.
@@ -107,8 +107,17 @@ mod entries {
     /// Whether a pool's segments may be split: ours have none.
     pub extern "C" fn set_no_split(_: This, _: i8, _: u64, _: u64) {}
 
-    /// A copy from GPU to GPU. Whether PyTorch has made them peers says nothing of memory that is mapped, and
-    /// the plain copy that PyTorch's plug-ins make fails on it.
+    /// Lets `device` use the memory of `owner`: what CUDA's runtime has allocated there by PyTorch's own function, and
+    /// ours. Asked once for each pair of GPUs, before the first kernel that relies on it.
+    pub unsafe extern "C-unwind" fn enable_peer_access(this: This, device: i8, owner: i8) {
+        let originals = ORIGINALS.get().expect("found before the table was put in place");
+        // SAFETY: PyTorch's own arguments, passed on to its own function. Nothing here is dropped if it throws.
+        unsafe { (originals.enable_peer_access)(this, device, owner) };
+        or_throw(|| Ok(gpus::get(owner.into())?.shared().add_peer(device as u32)?), ());
+    }
+
+    /// A copy from GPU to GPU. The plain copy that PyTorch's plug-ins make of peers that it has not made such fails on
+    /// memory that is mapped.
     pub unsafe extern "C" fn memcpy_async(
         this: This,
         to: *mut c_void,
@@ -119,27 +128,29 @@ mod entries {
         stream: *mut c_void,
         peers: bool,
     ) -> c_int {
-        let copies = COPIES.get().expect("found before the table was put in place");
+        let originals = ORIGINALS.get().expect("found before the table was put in place");
         // SAFETY: PyTorch's own arguments, passed on to its own function or to the runtime's for this.
         unsafe {
             if to_device == from_device {
-                (copies.plain)(this, to, to_device, from, from_device, bytes, stream, peers)
+                (originals.copy)(this, to, to_device, from, from_device, bytes, stream, peers)
             } else {
-                (copies.between)(to, to_device, from, from_device, bytes, stream)
+                (originals.peer_copy)(to, to_device, from, from_device, bytes, stream)
             }
         }
     }
 }
 
-/// The functions that copy.
-struct Copies {
+/// Functions that ours go on to.
+struct Originals {
     /// PyTorch's, for copies on one GPU.
-    plain: Plain,
+    copy: MemcpyAsync,
     /// `cudaMemcpyPeerAsync` of the runtime that PyTorch uses.
-    between: Between,
+    peer_copy: MemcpyPeerAsync,
+    /// PyTorch's.
+    enable_peer_access: EnablePeerAccess,
 }
 
-type Plain = unsafe extern "C" fn(
+type MemcpyAsync = unsafe extern "C" fn(
     *mut c_void,
     *mut c_void,
     c_int,
@@ -149,9 +160,12 @@ type Plain = unsafe extern "C" fn(
     *mut c_void,
     bool,
 ) -> c_int;
-type Between = unsafe extern "C" fn(*mut c_void, c_int, *const c_void, c_int, usize, *mut c_void) -> c_int;
+type MemcpyPeerAsync =
+    unsafe extern "C" fn(*mut c_void, c_int, *const c_void, c_int, usize, *mut c_void) -> c_int;
 
-static COPIES: OnceLock<Copies> = OnceLock::new();
+type EnablePeerAccess = unsafe extern "C-unwind" fn(*mut c_void, i8, i8);
+
+static ORIGINALS: OnceLock<Originals> = OnceLock::new();
 
 /// Replaces what can be replaced and tells what that was.
 ///
@@ -221,6 +235,7 @@ impl Plan {
         let share = place("14shareIpcHandleEPv")?;
         let ipc = place("12getIpcDevPtrENSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE")?;
         let copy = place("11memcpyAsyncEPviPKvimP11CUstream_stb")?;
+        let peer_access = place("16enablePeerAccessEaa")?;
         // The runtime that PyTorch's library is bound to: a preloaded one, else the one it is linked to.
         let between = Library::program()
             .and_then(|program| program.find(c"cudaMemcpyPeerAsync"))
@@ -235,16 +250,18 @@ impl Plan {
         if share != release + 6 || ipc != share + 1 || record != ipc + 2 {
             return None;
         }
-        // SAFETY: the mangled name of the first says its arguments and PyTorch's header its result; the second
-        // is as the runtime's documentation has it.
-        let copies = unsafe {
-            Copies {
-                plain: transmute::<Entry, Plain>(table[copy]),
-                between: transmute::<*mut c_void, Between>(between.as_ptr()),
+        // SAFETY: the mangled names of PyTorch's say their arguments and its header their results; the runtime's is
+        // as its documentation has it.
+        let originals = unsafe {
+            Originals {
+                copy: transmute::<Entry, MemcpyAsync>(table[copy]),
+                peer_copy: transmute::<*mut c_void, MemcpyPeerAsync>(between.as_ptr()),
+                enable_peer_access: transmute::<Entry, EnablePeerAccess>(table[peer_access]),
             }
         };
-        COPIES.get_or_init(|| copies);
+        ORIGINALS.get_or_init(|| originals);
         table[copy] = entries::memcpy_async as Entry;
+        table[peer_access] = entries::enable_peer_access as Entry;
         table[device_stats] = entries::get_device_stats as Entry;
         table[accumulated] = entries::reset_accumulated_stats as Entry;
         table[peaks] = entries::reset_peak_stats as Entry;

@@ -5,7 +5,7 @@
 //! below 1 MiB in a pool of their own, which is why its figures come three times; what we hold serves both,
 //! and is told as the large pool's.
 
-use tilework::shared::SharedStats;
+use tilework::shared::Totals;
 
 /// Numbers in [`DeviceStats`].
 pub const FIGURES: usize = size_of::<DeviceStats>() / size_of::<i64>();
@@ -125,19 +125,19 @@ impl Counters {
     }
 
     /// Makes what only grows start again.
-    pub fn reset_accumulated(&mut self, stats: &SharedStats) {
+    pub fn reset_accumulated(&mut self, totals: &Totals) {
         for stat in self.requests.every().into_iter().chain(self.bytes.every()) {
             (stat.allocated, stat.freed) = (0, 0);
         }
         self.released = 0;
-        (self.retries, self.ooms) = (stats.retries, stats.ooms);
+        (self.retries, self.ooms) = (totals.retries, totals.ooms);
     }
 
     /// Everything, with what the manager knows.
-    pub fn report(&self, stats: &SharedStats) -> DeviceStats {
-        let usage = stats.usage;
+    pub fn report(&self, totals: &Totals) -> DeviceStats {
+        let usage = totals.usage;
         let (held, peak_held) = (usage.held as i64, usage.peak_held as i64);
-        let pending = stats.pending as i64;
+        let pending = totals.pending as i64;
         let mut active_bytes = self.bytes;
         for stat in [&mut active_bytes.all, &mut active_bytes.large] {
             stat.current += pending;
@@ -155,10 +155,10 @@ impl Counters {
             active_bytes,
             reserved_bytes: Stats::whole(reserved),
             inactive_split_bytes: Stats::whole(inactive),
-            num_alloc_retries: stats.retries.saturating_sub(self.retries) as i64,
-            num_ooms: stats.ooms.saturating_sub(self.ooms) as i64,
-            num_device_alloc: stats.device_calls.create as i64,
-            num_device_free: stats.device_calls.release as i64,
+            num_alloc_retries: totals.retries.saturating_sub(self.retries) as i64,
+            num_ooms: totals.ooms.saturating_sub(self.ooms) as i64,
+            num_device_alloc: totals.device_calls.create as i64,
+            num_device_free: totals.device_calls.release as i64,
             max_split_size: -1,
             ..DeviceStats::default()
         }

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::bail;
@@ -18,6 +19,7 @@ use crate::exit::Usage;
 use crate::plot::{Line, Panel};
 use crate::progress::Progress;
 use crate::run::name;
+use crate::site::Site;
 use crate::worker::{Answer, Command, Report};
 use crate::{table, units};
 
@@ -27,6 +29,9 @@ const WARM_UP: u64 = 2;
 
 /// Timed runs, unless told otherwise.
 pub const RUNS: u32 = 5;
+
+/// The columns about memory of the process.
+const RESIDENT: Range<usize> = 4..6;
 
 /// The one the others are measured against.
 const REFERENCE: Subject = Subject::Arena;
@@ -40,6 +45,10 @@ pub struct Compared {
     in_turn: bool,
     /// Whether a limit was set.
     limited: bool,
+    /// The device it ran on.
+    device: String,
+    /// Whether that is a GPU: then the process's own memory says nothing about the model's.
+    on_gpu: bool,
 }
 
 /// A model under one manager.
@@ -57,11 +66,12 @@ struct Lane {
 }
 
 /// Runs `model` under everyone.
-pub fn compare(args: &Args, model: &Path) -> anyhow::Result<Compared> {
-    let found = args.model_options.library()?;
+pub fn compare(args: &Args, site: &Site, model: &Path) -> anyhow::Result<Compared> {
+    let found = site.library(&args.model_options)?;
     let mut arguments: Vec<OsString> =
         args.replaying.choice.arguments().into_iter().map(Into::into).collect();
     arguments.extend(args.model_options.arguments(found.library.path()));
+    arguments.push(format!("--device={}", site.name()).into());
     let rounds = u64::from(args.runs.unwrap_or(RUNS));
 
     let mut lanes: Vec<Lane> = Subject::all().into_iter().map(Lane::new).collect();
@@ -71,11 +81,19 @@ pub fn compare(args: &Args, model: &Path) -> anyhow::Result<Compared> {
     // The arena goes first: it is the hungriest, so it tells whether there is room for all at once; and
     // where it does not even load the model, no manager is to blame and none need be tried.
     let reference = lanes.iter().position(|lane| lane.subject == REFERENCE).expect("it is one of all");
+    let before = site.free_bytes();
     lanes[reference].load(model, &arguments)?;
     lanes[reference].attempt(|lane| lane.warm_up(&mut progress));
-    let appetite = lanes[reference].report.as_ref().and_then(|r| r.peak_rss_bytes);
+    let (appetite, available) = match (before, site.free_bytes()) {
+        // Of a GPU each process takes a context, too.
+        (Some(before), Some(now)) => (Some(before.saturating_sub(now)), Some(now)),
+        _ => (
+            lanes[reference].report.as_ref().and_then(|r| r.peak_rss_bytes),
+            kib_of("/proc/meminfo", "MemAvailable:"),
+        ),
+    };
     let others = lanes.len() as u64 - 1;
-    let in_turn = match (appetite, kib_of("/proc/meminfo", "MemAvailable:")) {
+    let in_turn = match (appetite, available) {
         (Some(each), Some(available)) => each.saturating_mul(others) <= available,
         _ => true,
     };
@@ -117,6 +135,8 @@ pub fn compare(args: &Args, model: &Path) -> anyhow::Result<Compared> {
         lanes,
         in_turn,
         limited: args.replaying.choice.limit.is_some(),
+        device: site.name().to_owned(),
+        on_gpu: site.is_gpu(),
     })
 }
 
@@ -218,8 +238,14 @@ impl Compared {
             "to arena",
             "calls",
         ];
-        let rows: Vec<_> = self.lanes.iter().map(|lane| self.row(lane)).collect();
-        table::print(&header.map(str::to_owned), 1, &rows)?;
+        let mut rows = vec![header.map(str::to_owned).to_vec()];
+        rows.extend(self.lanes.iter().map(|lane| self.row(lane)));
+        if self.on_gpu {
+            for row in &mut rows {
+                row.drain(RESIDENT);
+            }
+        }
+        table::print(&rows[0], 1, &rows[1..])?;
         for note in self.notes() {
             writeln!(out, "note: {note}")?;
         }
@@ -290,11 +316,10 @@ impl Compared {
     }
 
     fn notes(&self) -> Vec<String> {
-        let mut notes = vec![
-            "\"ort arena\" holds what it took from the C library; its peak live is the managers', which see \
-             every request"
-                .to_owned(),
-        ];
+        let mut notes = vec![format!(
+            "\"ort arena\" holds what it took from {}; its peak live is the managers', which see every request",
+            if self.on_gpu { "the GPU" } else { "the C library" }
+        )];
         let arena_unknown = |l: &&Lane| l.report.as_ref().is_some_and(|r| r.peak_held_bytes.is_none());
         if self.lanes.iter().any(|l| arena_unknown(&l)) {
             notes.push("this ONNX Runtime is too old to tell what its arena holds (before 1.23)".into());
@@ -314,6 +339,7 @@ impl Compared {
             notes.extend(lane.fallback.iter().cloned());
             if let Some(twice) = lane.report.as_ref().and_then(|r| r.counted_twice_bytes)
                 && twice > 1 << 20
+                && !self.on_gpu
             {
                 notes.push(format!(
                     "RSS counts a page at every address it is mapped at, PSS once: {} of {label}'s are mapped a \
@@ -327,7 +353,7 @@ impl Compared {
 
     /// The picture: everyone's held bytes over the warm-up runs, request by request.
     pub fn panel(self) -> Panel {
-        let title = format!("{} on host", self.title);
+        let title = format!("{} on {}", self.title, self.device);
         let reports = self.lanes.into_iter().filter_map(|lane| Some((lane.subject.label(), lane.report?)));
         let reports: Vec<_> = reports.collect();
         let clock = reports.iter().map(|(_, r)| r.clock.as_slice()).find(|c| !c.is_empty()).unwrap_or(&[]);

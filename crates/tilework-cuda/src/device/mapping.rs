@@ -6,6 +6,7 @@
 //! | `create`, `release` | `cuMemCreate`, `cuMemRelease`: a heap is one physical handle |
 //! | `map` | one `cuMemMap` a bind: a handle maps whole or not at all |
 //! | `set_access` | one `cuMemSetAccess`, for the GPU and the peers |
+//! | `add_peer` | one `cuMemSetAccess` a bind that is mapped |
 //! | `unmap` | one `cuMemUnmap`, however many handles |
 //!
 //! None of them waits for work on the GPU or is ordered with it. Adding a mapping disturbs nothing;
@@ -34,7 +35,7 @@ pub struct Cuda {
     books: Books,
     prop: AllocationProp,
     /// Who may use what is mapped: the GPU first, then its peers.
-    pub(super) access: Vec<AccessDesc>,
+    access: Vec<AccessDesc>,
     heaps: FxHashMap<HeapId, MemoryHandle>,
     /// What a map that failed could not unmap again: address and bytes. Tried again before each map and
     /// unreserve, which it would make fail.
@@ -46,16 +47,11 @@ pub struct Cuda {
 unsafe impl Send for Cuda {}
 
 impl Cuda {
-    /// A device that holds nothing yet. Its memory can be used by the GPU and by those with the ordinals
-    /// `peers`.
+    /// A device that holds nothing yet.
     ///
     /// # Errors
-    /// When the GPU does not map memory, a peer does not exist or cannot reach it, or the driver refuses.
-    pub fn new(gpu: Gpu, peers: &[u32]) -> Result<Cuda, CudaError> {
-        let mut access = vec![AccessDesc::read_write(gpu.handle())];
-        for &peer in peers {
-            access.push(AccessDesc::read_write(gpu.peer(peer)?));
-        }
+    /// When the GPU does not map memory, or the driver refuses.
+    pub fn new(gpu: Gpu) -> Result<Cuda, CudaError> {
         let tile_bytes = gpu.granularity()?.next_power_of_two();
         let caps = Caps {
             tile_bytes,
@@ -69,9 +65,9 @@ impl Cuda {
         Ok(Cuda {
             name: device_name(gpu.ordinal()),
             prop: AllocationProp::device(gpu.handle()),
+            access: vec![AccessDesc::read_write(gpu.handle())],
             gpu,
             books: Books::new(caps),
-            access,
             heaps: FxHashMap::default(),
             strays: Vec::new(),
             calls: Calls::default(),
@@ -258,6 +254,31 @@ impl Device for Cuda {
         self.calls.unmap += 1;
         unmapped.map_err(|error| error.failed(CALL))?;
         self.books.unmap(range, offset, bytes).map(drop)
+    }
+
+    fn add_peer(&mut self, peer: u32) -> Result<(), DeviceError> {
+        const CALL: Call = Call::SetAccess;
+        let peer = self.gpu.peer(peer).map_err(|error| error.failed(CALL))?;
+        let access = AccessDesc::read_write(peer);
+        if self.access.contains(&access) {
+            return Ok(());
+        }
+        let entered = self.gpu.enter().map_err(|error| error.failed(CALL))?;
+        for range in self.books.ranges() {
+            for piece in self.books.all_pieces(range.id) {
+                let address = range.address + piece.range_offset;
+                let set = timed(&mut self.calls.nanos, || {
+                    entered.call("cuMemSetAccess", |f| {
+                        // SAFETY: the books have this piece as it was mapped; `access` is valid for the read.
+                        unsafe { (f.mem_set_access)(address, piece.bytes as usize, &access, 1) }
+                    })
+                });
+                self.calls.set_access += 1;
+                set.map_err(|error| error.failed_for(CALL, piece.bytes))?;
+            }
+        }
+        self.access.push(access);
+        Ok(())
     }
 
     fn calls(&self) -> Calls {

@@ -1,21 +1,24 @@
-use std::ptr;
+use std::{ptr, thread};
 
 use tilework::device::conformance::{self, device_conformance};
 use tilework::device::fault::Fault;
 use tilework::device::limit::Limit;
+use tilework::device::waiting::Waiting;
 use tilework::device::{Bind, Device, DeviceError, HeapId, Range};
-use tilework::manager::Kind;
+use tilework::manager::{self, Kind, Options, Stream};
+use tilework::shared::streams::Streams as _;
 use tilework::testing::conformance::Subject;
 
 use super::*;
 use crate::driver::{CAPTURE_GLOBAL, DEINITIALIZED, INVALID_VALUE, OUT_OF_MEMORY};
 use crate::fake::{Config, Fake};
 use crate::gpu::Gpu;
+use crate::streams::CudaStreams;
 
 const TILE: u64 = 2 << 20;
 
 fn cuda_with(fake: &Fake) -> Cuda {
-    Cuda::new(Gpu::open(fake.driver(), 0).unwrap(), &[]).unwrap()
+    Cuda::new(Gpu::open(fake.driver(), 0).unwrap()).unwrap()
 }
 
 fn plain_with(fake: &Fake) -> Plain {
@@ -337,11 +340,42 @@ fn dropping_after_the_driver_has_ended_does_nothing() {
 }
 
 #[test]
-fn peers_get_access() {
+fn a_peer_reaches_what_is_mapped_and_what_will_be() {
+    let fake = Fake::new(Config { gpus: 3, ..Config::default() });
+    let mut device = cuda_with(&fake);
+    let (range, binds) = three(&mut device);
+    let (before, after) = binds.split_at(2);
+    device.map(range.id, before).unwrap();
+    device.set_access(range.id, 0, 2 * TILE).unwrap();
+    let gpus = [0, 1, 2].map(|ordinal| Gpu::open(fake.driver(), ordinal).unwrap());
+    let who = |tile: u64| {
+        gpus.each_ref().map(|gpu| {
+            // SAFETY: the fake looks whether the memory may be read.
+            unsafe { gpu.enter().unwrap().read(range.address + tile * TILE, &mut [0]) }.is_ok()
+        })
+    };
+    assert_eq!([0, 1, 2].map(who), [[true, false, false], [true, false, false], [false; 3]]);
+
+    fake.fail("cuMemSetAccess", 2, OUT_OF_MEMORY);
+    assert!(device.add_peer(1).is_err());
+    device.add_peer(1).unwrap();
+    let calls = fake.calls("cuMemSetAccess");
+    device.add_peer(1).unwrap();
+    assert_eq!((fake.calls("cuMemSetAccess"), device.calls().set_access), (calls, calls));
+    assert_eq!([0, 1, 2].map(who), [[true, true, false], [true, true, false], [false; 3]]);
+
+    device.map(range.id, after).unwrap();
+    device.set_access(range.id, 2 * TILE, TILE).unwrap();
+    assert_eq!([0, 1, 2].map(who), [[true, true, false]; 3]);
+    assert!(fake.contexts().is_empty());
+}
+
+#[test]
+fn who_cannot_be_a_peer_is_refused() {
     let fake = Fake::new(Config::default());
-    let mut device = Cuda::new(Gpu::open(fake.driver(), 0).unwrap(), &[1]).unwrap();
-    assert_eq!(device.access.iter().map(|desc| desc.location.id).collect::<Vec<_>>(), [0, 1]);
-    each_call(&mut device, |_| {});
+    let refusal = |peer| cuda_with(&fake).add_peer(peer).unwrap_err().to_string();
+    assert!(refusal(0).contains("leave it out of the peers"), "{}", refusal(0));
+    assert!(refusal(2).contains("no GPU 2"), "{}", refusal(2));
 }
 
 #[test]
@@ -375,6 +409,54 @@ fn a_forked_child_is_told_and_touches_nothing() {
             assert_eq!(status, 0, "the child's status");
             // The parent goes on as if nothing had happened.
             device.set_access(range.id, 0, 3 * TILE).unwrap();
+        }
+    }
+}
+
+/// A GPU whose work is waited for before memory is taken away, as for a runtime whose frees come before its
+/// kernels have run.
+fn waiting(fake: &Fake) -> Box<dyn Device> {
+    let streams = CudaStreams::new(Gpu::open(fake.driver(), 0).unwrap());
+    Box::new(Waiting::new(cuda_with(fake), Box::new(move || streams.synchronize_device())))
+}
+
+#[test]
+fn memory_is_not_taken_away_under_queued_work() {
+    for kind in Kind::ALL {
+        for waits in [true, false] {
+            let fake = Fake::new(Config::default());
+            let device = if waits { waiting(&fake) } else { Box::new(cuda_with(&fake)) };
+            let mut manager = manager::build(kind, device, &Options::default()).unwrap().manager;
+            let block = manager.alloc(3 * TILE, Stream::default()).unwrap();
+            fake.hold(ptr::null_mut());
+            fake.launch_using(ptr::null_mut(), block.address, block.bytes);
+            let freeing = thread::spawn({
+                let fake = fake.clone();
+                move || {
+                    fake.attach();
+                    manager.free(block.id).unwrap();
+                    manager.trim().unwrap();
+                    // Whoever drops it has nothing queued any more.
+                    manager
+                }
+            });
+            // That one keeps what it has.
+            let unmaps = kind != Kind::Bucketized;
+            if waits && unmaps {
+                // It is in the wait now, or will be; either way nothing is unmapped before the work has run.
+                while fake.calls("cuCtxSynchronize") == 0 {
+                    thread::yield_now();
+                }
+            } else {
+                while !freeing.is_finished() {
+                    thread::yield_now();
+                }
+            }
+            fake.let_go(ptr::null_mut());
+            let manager = freeing.join().unwrap();
+            let faulted = !waits && unmaps;
+            assert_eq!(fake.unmapped_under_work() > 0, faulted, "{kind}, waiting: {waits}");
+            drop(manager);
         }
     }
 }

@@ -255,12 +255,19 @@ unsafe fn check_prop(prop: *const AllocationProp, gpus: usize) -> Result<(), Cod
         && prop.requested_handle_types == 0
         && prop.win32_handle_metadata.is_null()
         && prop.flags.reserved == [0; 4];
-    if known { check_location(prop.location, gpus) } else { Err(INVALID_VALUE) }
+    if known { check_location(prop.location, gpus).map(drop) } else { Err(INVALID_VALUE) }
 }
 
-fn check_location(location: Location, gpus: usize) -> Result<(), Code> {
-    let on_gpu = usize::try_from(location.id).is_ok_and(|id| id < gpus);
-    if location.kind == LOCATION_DEVICE && on_gpu { Ok(()) } else { Err(INVALID_DEVICE) }
+/// Which of `gpus` GPUs is named.
+fn check_location(location: Location, gpus: usize) -> Result<usize, Code> {
+    let gpu = usize::try_from(location.id).ok().filter(|&id| id < gpus && location.kind == LOCATION_DEVICE);
+    gpu.ok_or(INVALID_DEVICE)
+}
+
+/// The GPU whose context is current.
+fn current_gpu() -> Result<usize, Code> {
+    let context = CONTEXTS.with_borrow(|contexts| contexts.last().copied()).unwrap_or(0);
+    context.checked_sub(1).ok_or(INVALID_CONTEXT)
 }
 
 unsafe extern "system" fn mem_get_allocation_granularity(
@@ -356,13 +363,12 @@ unsafe extern "system" fn mem_set_access(
             return Err(INVALID_VALUE);
         }
         // SAFETY: valid for reads of `count`, as the caller of the driver's function answers for.
-        for desc in unsafe { std::slice::from_raw_parts(access, count) } {
-            check_location(desc.location, state.retained.len())?;
-            if desc.flags != ACCESS_READ_WRITE {
-                return Err(NOT_SUPPORTED);
-            }
+        let access = unsafe { std::slice::from_raw_parts(access, count) };
+        if access.iter().any(|desc| desc.flags != ACCESS_READ_WRITE) {
+            return Err(NOT_SUPPORTED);
         }
-        state.memory.set_access(address, bytes as u64)
+        let gpus = access.iter().map(|desc| check_location(desc.location, state.retained.len()));
+        state.memory.set_access(address, bytes as u64, &gpus.collect::<Result<Vec<_>, _>>()?)
     })
 }
 
@@ -380,7 +386,7 @@ unsafe extern "system" fn mem_free(address: Address) -> Code {
 
 unsafe extern "system" fn memcpy_host_to_device(to: Address, from: *const c_void, bytes: usize) -> Code {
     serve("cuMemcpyHtoD", Needs::Context, |state| {
-        state.memory.check_use(to, bytes as u64)?;
+        state.memory.check_use(current_gpu()?, to, bytes as u64)?;
         // SAFETY: the destination was found mapped and writable; the source is the caller's to answer for.
         unsafe { pointer(to).cast::<u8>().copy_from(from.cast(), bytes) };
         Ok(())
@@ -389,7 +395,7 @@ unsafe extern "system" fn memcpy_host_to_device(to: Address, from: *const c_void
 
 unsafe extern "system" fn memcpy_device_to_host(to: *mut c_void, from: Address, bytes: usize) -> Code {
     serve("cuMemcpyDtoH", Needs::Context, |state| {
-        state.memory.check_use(from, bytes as u64)?;
+        state.memory.check_use(current_gpu()?, from, bytes as u64)?;
         // SAFETY: the source was found mapped and readable; the destination is the caller's to answer for.
         unsafe { to.cast::<u8>().copy_from(pointer(from).cast(), bytes) };
         Ok(())
@@ -398,7 +404,7 @@ unsafe extern "system" fn memcpy_device_to_host(to: *mut c_void, from: Address, 
 
 unsafe extern "system" fn memset_d8(address: Address, value: u8, bytes: usize) -> Code {
     serve("cuMemsetD8", Needs::Context, |state| {
-        state.memory.check_use(address, bytes as u64)?;
+        state.memory.check_use(current_gpu()?, address, bytes as u64)?;
         // SAFETY: found mapped and writable.
         unsafe { pointer(address).cast::<u8>().write_bytes(value, bytes) };
         Ok(())

@@ -1,6 +1,6 @@
 //! The memory of the fake's GPUs: a file for what is physical, reservations for addresses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 use std::os::fd::OwnedFd;
 use std::ptr;
@@ -45,7 +45,8 @@ struct Space {
 struct Mapping {
     bytes: u64,
     handle: u64,
-    access: bool,
+    /// The GPUs that may use it.
+    access: BTreeSet<usize>,
 }
 
 impl Memory {
@@ -132,12 +133,12 @@ impl Memory {
             mmap(pointer(address), bytes as usize, ProtFlags::empty(), flags, &self.file, physical.offset)
         }
         .map_err(|_| OUT_OF_MEMORY)?;
-        self.mappings.insert(address, Mapping { bytes, handle, access: false });
+        self.mappings.insert(address, Mapping { bytes, handle, access: BTreeSet::new() });
         self.handles.get_mut(&handle).expect("found above").mapped += 1;
         Ok(())
     }
 
-    pub fn set_access(&mut self, address: u64, bytes: u64) -> Result<(), Code> {
+    pub fn set_access(&mut self, address: u64, bytes: u64, gpus: &[usize]) -> Result<(), Code> {
         let keys = self.whole_mappings(address, bytes)?;
         for key in keys {
             let mapping = self.mappings.get_mut(&key).expect("found above");
@@ -146,7 +147,7 @@ impl Memory {
                 mprotect(pointer(key), mapping.bytes as usize, MprotectFlags::READ | MprotectFlags::WRITE)
             }
             .map_err(|_| OUT_OF_MEMORY)?;
-            mapping.access = true;
+            mapping.access.extend(gpus);
         }
         Ok(())
     }
@@ -186,8 +187,8 @@ impl Memory {
         Ok(())
     }
 
-    /// Whether the GPU may use `bytes` from `address`.
-    pub fn check_use(&self, address: u64, bytes: u64) -> Result<(), Code> {
+    /// Whether a GPU may use `bytes` from `address`.
+    pub fn check_use(&self, gpu: usize, address: u64, bytes: u64) -> Result<(), Code> {
         let end = address.checked_add(bytes).ok_or(INVALID_VALUE)?;
         let (&start, space) = self.ranges.range(..=address).next_back().ok_or(INVALID_VALUE)?;
         if end > start + space.bytes {
@@ -196,7 +197,7 @@ impl Memory {
         let mut next = if space.allocated { end } else { address };
         while next < end {
             let (&at, mapping) = self.mappings.range(..=next).next_back().ok_or(INVALID_VALUE)?;
-            if at + mapping.bytes <= next || !mapping.access {
+            if at + mapping.bytes <= next || !mapping.access.contains(&gpu) {
                 return Err(INVALID_VALUE);
             }
             next = at + mapping.bytes;

@@ -5,8 +5,8 @@ use std::ffi::c_void;
 
 use crate::driver::{Address, Code, Event, INVALID_HANDLE, Stream};
 
-/// The queues. Streams and events are numbered from one; the default stream is number zero and always is.
-#[derive(Default)]
+/// The queues. Streams and events are numbered on from what the driver has names for; the default stream is number
+/// zero and always is.
 pub(super) struct Streams {
     next: usize,
     streams: BTreeMap<usize, Queue>,
@@ -58,6 +58,15 @@ impl HostCall {
     pub fn call(self) {
         // SAFETY: queued with this argument by a caller of `cuLaunchHostFunc`.
         unsafe { (self.function)(self.data) }
+    }
+}
+
+/// `CU_STREAM_PER_THREAD`, the last of the driver's own names.
+const LAST_NAME: usize = 2;
+
+impl Default for Streams {
+    fn default() -> Streams {
+        Streams { next: LAST_NAME, streams: BTreeMap::new(), events: BTreeMap::new() }
     }
 }
 

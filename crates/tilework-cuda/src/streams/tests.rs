@@ -12,7 +12,7 @@ fn gpu(fake: &Fake) -> Gpu {
 }
 
 fn front(fake: &Fake) -> Shared {
-    let device = Cuda::new(gpu(fake), &[]).unwrap();
+    let device = Cuda::new(gpu(fake)).unwrap();
     let options = Options { heap_bytes: 2 * TILE, ..Options::default() };
     Shared::new(Box::new(device), Box::new(CudaStreams::new(gpu(fake))), &options).unwrap()
 }
@@ -49,6 +49,28 @@ fn events_pass_in_their_turn_and_are_used_again() {
     assert_eq!(fake.calls("cuEventCreate"), 2);
     drop(streams);
     assert_eq!(fake.calls("cuEventDestroy"), 2);
+}
+
+#[test]
+fn the_stream_that_is_another_in_each_thread_has_no_memory_but_is_waited_for() {
+    let fake = Fake::new(Config::default());
+    let front = front(&fake);
+    let refused = front.alloc(TILE, PER_THREAD).unwrap_err().to_string();
+    assert!(refused.contains("stream 0x2") && refused.contains("cudaStreamPerThread"), "{refused}");
+    assert_eq!(front.usage().held, 0);
+
+    let a = stream(&fake);
+    let block = front.alloc(TILE, a).unwrap();
+    // The fake's driver does not know the name: it would refuse an event on it.
+    fake.hold(handle(Stream(0)));
+    fake.launch(handle(Stream(0)));
+    front.record_stream(block, PER_THREAD).unwrap();
+    front.free(block).unwrap();
+    front.end_of_execution().unwrap();
+    assert_eq!(front.stats().pending, TILE);
+    fake.let_go(handle(Stream(0)));
+    front.end_of_execution().unwrap();
+    assert_eq!(front.stats().pending, 0);
 }
 
 #[test]
@@ -128,4 +150,21 @@ fn running_out_says_what_the_gpu_has_free() {
         matches!(error, tilework::Error::OutOfMemory { device_free: Some(free), .. } if free == 2 * TILE),
         "{error}"
     );
+}
+
+#[test]
+fn a_peer_reaches_blocks_from_before_and_after() {
+    let fake = Fake::new(Config::default());
+    let front = front(&fake);
+    let peer = Gpu::open(fake.driver(), 1).unwrap();
+    let reaches = |address: u64| {
+        // SAFETY: the fake looks whether the memory may be read.
+        unsafe { peer.enter().unwrap().read(address, &mut [0]) }.is_ok()
+    };
+    let before = front.alloc(TILE, Stream(0)).unwrap();
+    assert!(!reaches(before));
+    assert!(front.add_peer(2).is_err());
+    front.add_peer(1).unwrap();
+    let after = front.alloc(8 * TILE, Stream(0)).unwrap();
+    assert!(reaches(before) && reaches(after) && reaches(after + 8 * TILE - 1));
 }

@@ -58,12 +58,13 @@ impl Extents {
                 generation: 1,
                 slack: 0,
                 kind,
+                transient: false,
             });
             return node;
         }
         let extent = &mut self.nodes[node as usize];
         self.spare = extent.a;
-        *extent = Extent { start, len, prev: NIL, next: NIL, a: NIL, b: NIL, slack: 0, kind, ..*extent };
+        *extent = Extent { start, len, prev: NIL, next: NIL, a: NIL, b: NIL, kind, ..*extent };
         node
     }
 

@@ -203,6 +203,11 @@ impl<D: Device> Device for Fault<D> {
         self.inner.unmap(range, offset, bytes)
     }
 
+    fn add_peer(&mut self, peer: u32) -> Result<(), DeviceError> {
+        self.faults.check(Call::SetAccess)?;
+        self.inner.add_peer(peer)
+    }
+
     fn calls(&self) -> Calls {
         self.inner.calls()
     }

@@ -71,6 +71,10 @@ impl<D: Device> Device for Limit<D> {
         self.inner.unmap(range, offset, bytes)
     }
 
+    fn add_peer(&mut self, peer: u32) -> Result<(), DeviceError> {
+        self.inner.add_peer(peer)
+    }
+
     fn calls(&self) -> Calls {
         self.inner.calls()
     }

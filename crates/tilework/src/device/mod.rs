@@ -2,8 +2,8 @@
 //!
 //! A device does what it is told and decides nothing. Managers branch on [`Caps`], never on a name.
 //!
-//! [`open`] makes a device by name. [`fault::Fault`] and [`limit::Limit`] go around any of them. To write
-//! another: keep [`books::Books`], and stamp the conformance suite (feature `testing`) on it.
+//! [`open`] makes a device by name. [`fault::Fault`], [`limit::Limit`] and [`waiting::Waiting`] go around any
+//! of them. To write another: keep [`books::Books`], and stamp the conformance suite (feature `testing`) on it.
 
 use std::fmt;
 
@@ -22,6 +22,7 @@ pub mod limit;
 pub mod null;
 mod open;
 pub mod sim;
+pub mod waiting;
 
 pub use open::{NAMES, OpenError, open};
 
@@ -236,6 +237,16 @@ pub trait Device: Send {
     /// The caller must know that nothing uses these addresses any more.
     fn unmap(&mut self, range: RangeId, offset: u64, bytes: u64) -> Result<(), DeviceError>;
 
+    /// Lets the device numbered `peer`, as the driver counts, use what is mapped and what will be. Where rights
+    /// do not come with mappings ([`Caps::needs_access`] is false) there is nothing to do.
+    ///
+    /// # Errors
+    /// When there is no such device, it cannot reach this one's memory, or the driver refuses. It may reach part
+    /// of what is mapped then.
+    fn add_peer(&mut self, _peer: u32) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
     /// Calls served and time spent since the device was made.
     fn calls(&self) -> Calls;
 
@@ -296,6 +307,10 @@ impl<D: Device + ?Sized> Device for Box<D> {
 
     fn unmap(&mut self, range: RangeId, offset: u64, bytes: u64) -> Result<(), DeviceError> {
         (**self).unmap(range, offset, bytes)
+    }
+
+    fn add_peer(&mut self, peer: u32) -> Result<(), DeviceError> {
+        (**self).add_peer(peer)
     }
 
     fn calls(&self) -> Calls {

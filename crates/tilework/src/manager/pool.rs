@@ -59,9 +59,11 @@ pub struct Pool {
     regions: BTreeMap<u32, Region>,
     /// The region that served last.
     recent: Region,
-    /// Where the search for the homes of new heaps begins, bytes: less than `REGION_BYTES` once the device
-    /// had no range that long.
+    /// Address space that is reserved next for the homes of new heaps, bytes. Twice as much each time, up to
+    /// `longest_region_bytes`.
     region_bytes: u64,
+    /// Less than `REGION_BYTES` once the device had no range that long.
+    longest_region_bytes: u64,
     options: Options,
     tile: u32,
     growth: Growth,
@@ -95,6 +97,13 @@ impl Pool {
         Pool::new(Kind::Placed, device, options)
     }
 
+    /// Reserves `bytes` of address space first, whole tiles, instead of room for any card of today: for pools of
+    /// which there may be hundreds. Later ranges are longer.
+    pub fn reserving(mut self, bytes: u64) -> Pool {
+        self.region_bytes = bytes.min(self.longest_region_bytes);
+        self
+    }
+
     fn new(kind: Kind, device: Box<dyn Device>, options: &Options) -> Pool {
         let caps = device.caps();
         let tile = grains(caps.tile_bytes) as u32;
@@ -104,6 +113,7 @@ impl Pool {
         Pool {
             kind,
             region_bytes: REGION_BYTES.min(caps.max_range_bytes),
+            longest_region_bytes: REGION_BYTES.min(caps.max_range_bytes),
             memory: Memory::new(device),
             extents: Extents::new(),
             heaps: Heaps::new(cut),
@@ -249,7 +259,8 @@ impl Pool {
         let long_lived = self.extents.long_lived(bytes);
         let wanted = match self.kind {
             Kind::Tiled => {
-                self.growth.note(self.extents.holes());
+                let stranded = self.extents.free_grains() - u64::from(len - lacks);
+                self.growth.note(self.extents.holes(), self.extents.transients(), stranded);
                 self.growth.amount(lacks, len, held, long_lived)
             }
             _ => lacks.max(grains(self.options.heap_bytes) as u32),
@@ -330,10 +341,12 @@ impl Pool {
                 Err(error) if self.region_bytes <= needed => return Err(error),
                 Err(_) => {
                     self.region_bytes =
-                        (self.region_bytes / 2).next_multiple_of(self.memory.caps().tile_bytes)
+                        (self.region_bytes / 2).next_multiple_of(self.memory.caps().tile_bytes);
+                    self.longest_region_bytes = self.region_bytes;
                 }
             }
         };
+        self.region_bytes = (self.region_bytes * 2).min(self.longest_region_bytes);
         let whole = grains(range.bytes).min(MAX_GRAINS) as u32;
         // The positions that are left may hold less than the range does; what lies behind stays unused.
         for len in [whole, whole / 2, len] {
@@ -537,7 +550,7 @@ impl Manager for Pool {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn free(&mut self, block: BlockId) -> Result<()> {
         let slot = Slot { index: block.0 as u32, generation: (block.0 >> 32) as u32 };
         match self.extents.free(slot) {

@@ -137,17 +137,19 @@ pub(super) struct Depot {
     ranges: RwLock<Vec<Reserved>>,
     /// Bytes that may be held; no limit is the largest number.
     limit: AtomicU64,
-    books: Totals,
+    books: Sums,
 }
 
 /// Written with the device's lock held, read without.
 #[derive(Default)]
-struct Totals {
+struct Sums {
     held: AtomicU64,
     peak_held: AtomicU64,
     mapped: AtomicU64,
     reserved: AtomicU64,
     stock: AtomicU64,
+    /// Of all lanes. Written with theirs.
+    pending: AtomicU64,
 }
 
 struct State {
@@ -189,7 +191,7 @@ impl Depot {
             state: Mutex::new(state),
             ranges: RwLock::default(),
             limit: AtomicU64::new(u64::MAX),
-            books: Totals::default(),
+            books: Sums::default(),
         }
     }
 
@@ -269,6 +271,10 @@ impl Depot {
         (address - range.address < range.bytes).then_some(key)
     }
 
+    pub fn add_peer(&self, peer: u32) -> Result<(), DeviceError> {
+        lock(&self.state).device.add_peer(peer)
+    }
+
     pub fn set_limit(&self, bytes: Option<u64>) {
         self.limit.store(bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
@@ -294,6 +300,20 @@ impl Depot {
 
     pub fn stock_bytes(&self) -> u64 {
         self.books.stock.load(Ordering::Relaxed)
+    }
+
+    pub fn pending_bytes(&self) -> u64 {
+        self.books.pending.load(Ordering::Relaxed)
+    }
+
+    /// A block of a lane waits for other streams.
+    pub fn add_pending(&self, bytes: u64) {
+        add(&self.books.pending, bytes);
+    }
+
+    /// A block of a lane waits no longer.
+    pub fn take_pending(&self, bytes: u64) {
+        take(&self.books.pending, bytes);
     }
 
     pub fn calls(&self) -> Calls {

@@ -2,8 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
-use rustc_hash::FxHashMap;
-
+use super::blocks::{Blocks, Live};
 use super::depot::{Depot, Door, Home, lock};
 use super::streams::Event;
 use crate::error::Result;
@@ -11,6 +10,9 @@ use crate::manager::{BlockId, Manager, Options, Pool, Stream};
 
 /// Frees between two looks at what is pending.
 const POLL: u32 = 64;
+
+/// Address space that a graph's lane reserves first, bytes: 16,384 such fill the 47 bits of a process.
+const GRAPH_BYTES: u64 = 8 << 30;
 
 /// What a lane is for: a stream, or the part of a stream's work that a graph's pool serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,7 +54,7 @@ pub(super) struct Lane {
 pub(super) struct Books {
     pub pool: Pool,
     /// The live blocks by address.
-    pub blocks: FxHashMap<u64, Entry>,
+    pub blocks: Blocks,
     /// Freed by their owner, and perhaps still in use on other streams.
     pending: Vec<Pending>,
     /// The sum over `pending`.
@@ -63,14 +65,6 @@ pub(super) struct Books {
     pub freed: u64,
     /// Bytes given up to other lanes and not replaced since.
     pub given_up: u64,
-}
-
-/// A live block.
-pub(super) struct Entry {
-    pub id: BlockId,
-    pub bytes: u64,
-    /// The streams that use it beside the lane's own.
-    pub users: Vec<Stream>,
 }
 
 struct Pending {
@@ -99,9 +93,11 @@ impl Lane {
         let home = Arc::new(Home::new(key));
         let door = Box::new(Door::new(Arc::clone(depot), Arc::clone(&home)));
         let pool = if depot.caps().tiling { Pool::tiled(door, options) } else { Pool::placed(door, options) };
+        // Streams are few; a program may keep a graph, and its pool, for every shape it has met.
+        let pool = if key.is_graph() { pool.reserving(GRAPH_BYTES) } else { pool };
         let books = Books {
             pool,
-            blocks: FxHashMap::default(),
+            blocks: Blocks::new(),
             pending: Vec::new(),
             pending_bytes: 0,
             frees: 0,
@@ -127,30 +123,33 @@ impl Lane {
 }
 
 impl Books {
-    /// Gives a block that its owner has freed back to the pool, now or when its other users are through.
-    #[inline]
-    pub fn free(&mut self, entry: Entry, depot: &Depot, home: &Home) -> Result<()> {
+    /// Gives a block that its owner has freed, and that is no longer among the live ones, back to the pool: now,
+    /// or when the streams that used it beside the lane's own are through.
+    #[inline(always)]
+    pub fn free(&mut self, block: Live, depot: &Depot, home: &Home) -> Result<()> {
         self.freed += 1;
-        if entry.users.is_empty() {
-            self.pool.free(entry.id)?;
-            if !self.pending.is_empty() {
-                self.frees += 1;
-                if self.frees >= POLL {
-                    self.absorb(depot, home, false)?;
-                }
-            }
+        if let Some(users) = self.blocks.remove_users(block.address) {
+            self.put_off(block, users, depot);
             return Ok(());
         }
-        self.put_off(entry, depot);
-        Ok(())
+        self.pool.free(block.id)?;
+        if self.pending.is_empty() { Ok(()) } else { self.poll(depot, home) }
+    }
+
+    /// Looks at what is pending, every so many frees.
+    #[cold]
+    fn poll(&mut self, depot: &Depot, home: &Home) -> Result<()> {
+        self.frees += 1;
+        if self.frees >= POLL { self.absorb(depot, home, false) } else { Ok(()) }
     }
 
     #[cold]
-    fn put_off(&mut self, entry: Entry, depot: &Depot) {
-        let Entry { id, bytes, users } = entry;
+    fn put_off(&mut self, block: Live, users: Vec<Stream>, depot: &Depot) {
+        let Live { id, bytes, .. } = block;
         let mut pending = Pending { id, bytes, users, events: Vec::new() };
         pending.record(depot);
         self.pending_bytes += bytes;
+        depot.add_pending(bytes);
         self.pending.push(pending);
     }
 
@@ -186,6 +185,7 @@ impl Books {
             });
             if pending.users.is_empty() && pending.events.is_empty() {
                 self.pending_bytes -= pending.bytes;
+                depot.take_pending(pending.bytes);
                 outcome = outcome.and(self.pool.free(pending.id));
             } else {
                 self.pending.push(pending);
@@ -196,9 +196,7 @@ impl Books {
 
     /// Strikes out a stream that is no more and has done all it was to do.
     pub fn forget(&mut self, stream: Stream) {
-        for entry in self.blocks.values_mut() {
-            entry.users.retain(|&user| user != stream);
-        }
+        self.blocks.forget(stream);
         for pending in &mut self.pending {
             pending.users.retain(|&user| user != stream);
         }

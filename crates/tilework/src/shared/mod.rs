@@ -16,14 +16,19 @@
 //! * A block that other streams used too is *pending* once freed, until events recorded on them have
 //!   passed, or until the lane's stream waits for these.
 //! * A *guest* stream may be gone without a word: its name is a key and no more. Its lane uses memory again
-//!   like any other; before some of it goes elsewhere, the host waits for the device.
+//!   like any other; before some of it goes elsewhere, the host waits for the device. Guests that have nothing live
+//!   take over each other's lanes.
 //! * A graph's *pool* has lanes of its own. They keep tiles and addresses until the last reference is
 //!   released and the device has been synchronised.
 //!
 //! Locks are taken in this order: pools, a lane, the depot. Who has a lane and wants another only tries.
 
+mod blocks;
+mod count;
 mod depot;
 mod fork;
+mod guests;
+mod hints;
 mod lane;
 mod lanes;
 mod pools;
@@ -40,9 +45,13 @@ use crate::error::{Error, Result};
 use crate::manager::{Block, Kind, Manager, Options, Served, Stream, Usage, serving};
 use crate::record::Log;
 
+use self::blocks::Live;
+use self::count::Count;
 use self::depot::{Depot, lock};
 use self::fork::Process;
-use self::lane::{Books, Entry, Key, Lane, Wait};
+use self::guests::Guests;
+use self::hints::Hints;
+use self::lane::{Books, Key, Lane, Wait};
 use self::lanes::Lanes;
 use self::pools::Pools;
 use self::streams::Streams;
@@ -53,6 +62,23 @@ pub struct PoolId(pub u64, pub u64);
 
 /// Which streams' requests an open pool serves. Asked on the thread that makes the request.
 pub type Filter = Box<dyn Fn(Stream) -> bool + Send + Sync>;
+
+/// What is counted as it goes, over all streams: the figures that programs ask for at every step.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// The running figures.
+    pub usage: Usage,
+    /// See [`SharedStats::stock`].
+    pub stock: u64,
+    /// See [`SharedStats::pending`].
+    pub pending: u64,
+    /// See [`SharedStats::ooms`].
+    pub ooms: u64,
+    /// See [`SharedStats::retries`].
+    pub retries: u64,
+    /// See [`SharedStats::device_calls`].
+    pub device_calls: Calls,
+}
 
 /// The report of a [`Shared`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -84,7 +110,7 @@ pub struct SharedStats {
 /// The part of a [`SharedStats`] that belongs to one stream, or to one stream of a graph's pool.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct StreamStats {
-    /// The stream's number.
+    /// The stream's number; that of its lane for a guest.
     pub stream: u64,
     /// True: the part of a graph's pool that serves the stream.
     pub graph: bool,
@@ -112,10 +138,11 @@ pub struct Shared {
     process: Process,
     options: Options,
     lanes: Lanes,
+    guests: Guests,
+    hints: Hints,
     pools: Pools,
     depot: Arc<Depot>,
-    live: AtomicU64,
-    peak_live: AtomicU64,
+    live: Count,
     ooms: AtomicU64,
     retries: AtomicU64,
     /// Lanes made so far.
@@ -142,10 +169,11 @@ impl Shared {
             process: Process::this()?,
             options: *options,
             lanes: Lanes::new(),
+            hints: Hints::new(),
+            guests: Guests::default(),
             depot: Arc::new(Depot::new(device, streams, pools.open())),
             pools,
-            live: AtomicU64::new(0),
-            peak_live: AtomicU64::new(0),
+            live: Count::default(),
             ooms: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             serial: AtomicU64::new(0),
@@ -158,7 +186,7 @@ impl Shared {
     /// contents are undefined.
     ///
     /// # Errors
-    /// As [`Manager::alloc`]; [`Error::Forked`].
+    /// As [`Manager::alloc`]; [`Error::Stream`] where `stream` is no queue of its own; [`Error::Forked`].
     #[inline]
     pub fn alloc(&self, bytes: u64, stream: Stream) -> Result<u64> {
         self.process.check()?;
@@ -172,18 +200,21 @@ impl Shared {
     /// What is freed serves the same guest again at once. Before it serves others or is given back the host
     /// waits for all work of the device: not while a graph's pool is open, as that would break a capture.
     ///
+    /// A guest of which nothing is live takes over the memory of another of which nothing is, so that guests that
+    /// work by turns need no more than the hungriest. Zero names no stream, and has memory of its own.
+    ///
     /// # Errors
     /// As [`alloc`](Shared::alloc).
     pub fn alloc_guest(&self, bytes: u64, stream: Stream) -> Result<u64> {
         self.process.check()?;
-        self.alloc_in(Key::guest(stream), bytes)
+        self.alloc_seated(bytes, stream)
     }
 
     #[inline]
     fn alloc_in(&self, key: Key, bytes: u64) -> Result<u64> {
         let lane = match self.lanes.get(key) {
             Some(lane) => lane,
-            None => self.make_lane(key),
+            None => self.make_lane(key)?,
         };
         let mut books = lane.lock();
         if lane.home.is_orphan() {
@@ -206,23 +237,36 @@ impl Shared {
         if !self.process.is_this() {
             return Ok(());
         }
-        let lane = self.lane_at(address).ok_or(Error::UnknownAddress(address))?;
-        if self.free_in(lane, address)? { Ok(()) } else { Err(Error::UnknownAddress(address)) }
+        match self.hinted(address) {
+            Some(lane) if self.free_in(lane, address)? => Ok(()),
+            _ => self.free_found(address),
+        }
     }
 
-    /// As [`free`](Shared::free), and quicker when `stream` is the one the block was requested for.
+    /// The lane that may have what is live at `address`.
+    #[inline]
+    #[allow(unsafe_code)]
+    fn hinted(&self, address: u64) -> Option<&Lane> {
+        // SAFETY: what was noted are lanes in `self.lanes`, which are shared only, and stay where they are as long
+        // as `self` lives.
+        self.hints.get(address).map(|lane| unsafe { lane.as_ref() })
+    }
+
+    /// As [`free`](Shared::free), where `stream` uses the block too and was not [recorded](Shared::record_stream)
+    /// for it.
     ///
     /// # Errors
     /// As [`free`](Shared::free).
-    #[inline]
     pub fn free_on(&self, address: u64, stream: Stream) -> Result<()> {
-        if !self.process.is_this() {
-            return Ok(());
-        }
-        match self.lanes.get(Key { slot: 0, stream }) {
-            Some(lane) if self.free_in(lane, address)? => Ok(()),
-            _ => self.free(address),
-        }
+        self.record_stream(address, stream)?;
+        self.free(address)
+    }
+
+    #[cold]
+    fn free_found(&self, address: u64) -> Result<()> {
+        let lane = self.lane_at(address).ok_or(Error::UnknownAddress(address))?;
+        self.hints.note(address, lane);
+        if self.free_in(lane, address)? { Ok(()) } else { Err(Error::UnknownAddress(address)) }
     }
 
     /// Notes that `stream` uses the block at `address` too: once freed, its memory is used again only behind
@@ -236,12 +280,14 @@ impl Shared {
         }
         let lane = self.lane_at(address).ok_or(Error::UnknownAddress(address))?;
         let mut books = lane.lock();
-        let entry = books.blocks.get_mut(&address).ok_or(Error::UnknownAddress(address))?;
+        if books.blocks.get(address).is_none() {
+            return Err(Error::UnknownAddress(address));
+        }
         if stream == lane.key.stream && !lane.key.is_guest() {
             // The lane's order covers it, also where another stream got the name of one that is no more.
             lane.home.set_orphan(false);
-        } else if !entry.users.contains(&stream) {
-            entry.users.push(stream);
+        } else {
+            books.blocks.used_on(address, stream);
         }
         Ok(())
     }
@@ -253,11 +299,9 @@ impl Shared {
             return None;
         }
         let books = self.lane_at(address)?.lock();
-        if let Some(entry) = books.blocks.get(&address) {
-            return Some((address, entry.bytes));
-        }
-        let mut blocks = books.blocks.iter().map(|(&start, entry)| (start, entry.bytes));
-        blocks.find(|&(start, bytes)| start <= address && address - start < bytes)
+        let holds = |block: &Live| block.address <= address && address - block.address < block.bytes;
+        let found = books.blocks.get(address).or_else(|| books.blocks.iter().find(holds));
+        found.map(|block| (block.address, block.bytes))
     }
 
     /// Takes a reference on a graph's pool, and sends requests there whose stream `filter` approves of. Where
@@ -386,11 +430,19 @@ impl Shared {
         self.depot.set_limit(bytes);
     }
 
+    /// Lets kernels of the device numbered `peer`, as the driver counts, use the memory of all blocks, of those to
+    /// come too, as [`Device::add_peer`] does.
+    ///
+    /// # Errors
+    /// [`Error::Device`] when that device cannot be a peer; [`Error::Forked`].
+    pub fn add_peer(&self, peer: u32) -> Result<()> {
+        self.process.check()?;
+        Ok(self.depot.add_peer(peer)?)
+    }
+
     /// The running figures, over all streams. `mapped` counts what waits to be unmapped too, `held` the stock.
     pub fn usage(&self) -> Usage {
-        let live = self.live.load(Ordering::Relaxed);
-        let peak_live = self.peak_live.load(Ordering::Relaxed).max(live);
-        Usage { live, peak_live, ..self.depot.usage() }
+        Usage { live: self.live.now(), peak_live: self.live.peak(), ..self.depot.usage() }
     }
 
     /// What was asked of the device so far. Waits for a call that is under way.
@@ -398,23 +450,32 @@ impl Shared {
         if self.process.is_this() { self.depot.calls() } else { Calls::default() }
     }
 
-    /// The full report. Takes each lane's lock in turn; not for hot paths.
+    /// The figures that no lane has to be asked for. Waits for a call of the device's that is under way.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            usage: self.usage(),
+            stock: self.depot.stock_bytes(),
+            pending: self.depot.pending_bytes(),
+            ooms: self.ooms.load(Ordering::Relaxed),
+            retries: self.retries.load(Ordering::Relaxed),
+            device_calls: self.calls(),
+        }
+    }
+
+    /// The full report. Takes each lane's lock in turn and walks its free runs; not for hot paths.
     pub fn stats(&self) -> SharedStats {
-        let mut stats = SharedStats { usage: self.usage(), ..SharedStats::default() };
+        let Totals { usage, stock, pending, ooms, retries, device_calls } = self.totals();
+        let mut stats =
+            SharedStats { usage, stock, pending, ooms, retries, device_calls, ..SharedStats::default() };
         if !self.process.is_this() {
             return stats;
         }
-        stats.stock = self.depot.stock_bytes();
-        stats.device_calls = self.depot.calls();
-        stats.ooms = self.ooms.load(Ordering::Relaxed);
-        stats.retries = self.retries.load(Ordering::Relaxed);
         let mut lanes: Vec<&Lane> = self.lanes.iter().collect();
         lanes.sort_unstable_by_key(|lane| lane.serial);
         for lane in lanes {
             let books = lane.lock();
             let pool = books.pool.stats();
             let blocks = books.blocks.len() as u64;
-            stats.pending += books.pending_bytes;
             stats.leftover += pool.leftover;
             stats.blocks += blocks;
             stats.allocations += pool.allocations;
@@ -434,7 +495,7 @@ impl Shared {
     /// Makes the peaks start again from what is live and held now.
     pub fn reset_peaks(&self) {
         if self.process.is_this() {
-            self.peak_live.store(self.live.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.live.reset_peak();
             self.depot.reset_peaks();
         }
     }
@@ -472,15 +533,18 @@ impl Shared {
     pub fn check_invariants(&self) {
         let mut live = 0;
         let mut held = self.depot.stock_bytes();
+        let mut pending = 0;
         for lane in self.lanes.iter() {
             let books = lane.lock();
             books.pool.check_invariants();
             let usage = books.pool.usage();
-            let here: u64 = books.blocks.values().map(|entry| entry.bytes).sum();
+            let here: u64 = books.blocks.iter().map(|block| block.bytes).sum();
             assert_eq!(usage.live, here + books.pending_bytes, "bytes live and pending on {:?}", lane.key);
             live += here;
             held += usage.held;
+            pending += books.pending_bytes;
         }
+        assert_eq!(self.depot.pending_bytes(), pending, "bytes pending, over all streams");
         let usage = self.usage();
         assert_eq!(usage.live, live, "bytes live, over all streams");
         assert_eq!(usage.held, held, "bytes held, over all streams and the stock");
@@ -488,11 +552,16 @@ impl Shared {
     }
 
     #[cold]
-    fn make_lane(&self, key: Key) -> &Lane {
-        self.lanes.get_or_make(key, || {
+    fn make_lane(&self, key: Key) -> Result<&Lane> {
+        // A guest's name is not the device's.
+        let refusal = if key.is_guest() { None } else { self.depot.streams().refusal(key.stream) };
+        if let Some(reason) = refusal {
+            return Err(Error::Stream { stream: key.stream.0, reason });
+        }
+        Ok(self.lanes.get_or_make(key, || {
             let serial = self.serial.fetch_add(1, Ordering::Relaxed);
             Lane::new(key, serial, &self.depot, &self.options)
-        })
+        }))
     }
 
     fn lane_at(&self, address: u64) -> Option<&Lane> {
@@ -503,26 +572,23 @@ impl Shared {
     #[inline]
     fn hand_out(&self, books: &mut Books, block: Block, stream: Stream) {
         let Block { id, address, bytes, .. } = block;
-        books.blocks.insert(address, Entry { id, bytes, users: Vec::new() });
-        let live = self.live.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        if live > self.peak_live.load(Ordering::Relaxed) {
-            self.peak_live.fetch_max(live, Ordering::Relaxed);
-        }
+        books.blocks.insert(Live { address, id, bytes });
+        self.live.add(bytes);
         if self.recording.load(Ordering::Relaxed) {
             self.log(|log| log.alloc(address, bytes, stream));
         }
     }
 
     /// False when no live block of the lane begins at `address`.
-    #[inline]
+    #[inline(always)]
     fn free_in(&self, lane: &Lane, address: u64) -> Result<bool> {
         let mut books = lane.lock();
-        let Some(entry) = books.blocks.remove(&address) else { return Ok(false) };
-        self.live.fetch_sub(entry.bytes, Ordering::Relaxed);
+        let Some(block) = books.blocks.remove(address) else { return Ok(false) };
+        self.live.take(block.bytes);
         if self.recording.load(Ordering::Relaxed) {
             self.log(|log| log.free(address));
         }
-        books.free(entry, &self.depot, &lane.home)?;
+        books.free(block, &self.depot, &lane.home)?;
         Ok(true)
     }
 
@@ -559,7 +625,7 @@ impl Shared {
             }
             Err(Error::OutOfMemory { request, .. }) => {
                 self.ooms.fetch_add(1, Ordering::Relaxed);
-                Err(self.depot.out_of_memory(request, self.live.load(Ordering::Relaxed)))
+                Err(self.depot.out_of_memory(request, self.live.now()))
             }
             Err(error) => Err(error),
         }

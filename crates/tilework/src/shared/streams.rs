@@ -41,6 +41,12 @@ pub trait Streams: Send + Sync {
     /// may be recorded on it or asked of it.
     fn is_capturing(&self, stream: Stream) -> bool;
 
+    /// Why no memory can be requested for a stream of this name, if that is so: it has to name one queue, in which
+    /// what is done with a block comes before what is done with the next.
+    fn refusal(&self, _stream: Stream) -> Option<&'static str> {
+        None
+    }
+
     /// Waits on the host for all work of the device, of streams that nobody told of too.
     ///
     /// # Errors

@@ -560,6 +560,57 @@ fn addresses_that_are_not_live_are_errors_and_harm_nothing() {
 }
 
 #[test]
+fn a_hint_that_is_wrong_costs_a_look_and_no_more() {
+    let mut rig = Rig::new();
+    let (a, b) = (rig.alloc(TILE, A), rig.alloc(TILE, B));
+    let lane = |stream| rig.front.lanes.get(Key { slot: 0, stream }).unwrap();
+    rig.front.hints.note(a, lane(B));
+    rig.front.hints.note(b, lane(A));
+    rig.front.free(a).unwrap();
+    assert_eq!(rig.front.hinted(a).unwrap().key.stream, A, "it is right from then on");
+    assert_eq!(rig.front.free(a), Err(Error::UnknownAddress(a)));
+    rig.front.free(b).unwrap();
+    assert_eq!(rig.front.free(b), Err(Error::UnknownAddress(b)));
+    rig.live.clear();
+    rig.check();
+}
+
+#[test]
+fn a_block_freed_on_another_stream_waits_for_it() {
+    let mut rig = Rig::new();
+    let block = rig.alloc(TILE, A);
+    rig.launch(B, block);
+    rig.live.remove(&block);
+    rig.front.free_on(block, B).unwrap();
+    assert_eq!(rig.front.stats().pending, TILE);
+    let other = rig.used(TILE, A);
+    rig.world.run(B);
+    rig.front.end_of_execution().unwrap();
+    assert_eq!(rig.front.stats().pending, 0);
+    rig.free(other);
+    rig.check();
+}
+
+#[test]
+fn many_graphs_fit_in_the_address_space_and_large_ones_find_room() {
+    const GIB: u64 = 1 << 30;
+    let rig = Rig::new();
+    for n in 0..1000 {
+        rig.front.begin_pool(PoolId(n, 0), Box::new(|_| true)).unwrap();
+        rig.front.alloc(TILE, A).unwrap();
+        rig.front.end_pool(PoolId(n, 0)).unwrap();
+    }
+    assert!(rig.front.usage().reserved <= 1000 * 8 * GIB, "{} bytes reserved", rig.front.usage().reserved);
+    let before = rig.front.usage().reserved;
+    rig.front.begin_pool(PoolId(0, 0), Box::new(|_| true)).unwrap();
+    for _ in 0..100 {
+        rig.front.alloc(GIB, A).unwrap();
+    }
+    assert_eq!(rig.front.usage().reserved - before, (16 + 32 + 64) * GIB, "each range is twice as long");
+    rig.front.check_invariants();
+}
+
+#[test]
 fn devices_without_tiles_are_served() {
     let world = World::new();
     let device = Sim::h200().without_tiling();
@@ -743,6 +794,62 @@ fn a_guest_that_is_gone_is_never_asked_and_its_memory_serves_others() {
     rig.front.end_of_execution().unwrap();
     rig.front.trim().unwrap();
     assert_eq!(rig.front.usage().held, 0);
+    rig.check();
+}
+
+#[test]
+fn guests_that_work_by_turns_have_the_same_memory() {
+    let mut rig = Rig::new();
+    let mut calls = None;
+    for turn in 0..4 {
+        let (guest, bytes) = if turn % 2 == 0 { (A, 3 * TILE) } else { (B, 5 * TILE) };
+        // Two blocks, so that one is live while the other comes; the work is still queued when both are freed.
+        let (input, block) = (rig.used_by_guest(TILE, guest), rig.used_by_guest(bytes, guest));
+        rig.free(block);
+        rig.free(input);
+        assert_eq!(rig.world.host_waits(), turn, "once at each change");
+        if turn == 1 {
+            calls = Some(rig.witness.calls());
+        }
+    }
+    assert_eq!(Some(rig.witness.calls()), calls, "the memory is there");
+    assert_eq!(rig.front.usage().held, 6 * TILE, "what the hungrier one needs");
+    rig.check();
+}
+
+#[test]
+fn guests_that_work_at_the_same_time_have_memory_of_their_own_and_do_not_wait() {
+    let mut rig = Rig::new();
+    let inputs = (rig.used_by_guest(TILE, A), rig.used_by_guest(TILE, B));
+    for _ in 0..3 {
+        let blocks = (rig.used_by_guest(2 * TILE, A), rig.used_by_guest(2 * TILE, B));
+        rig.free(blocks.0);
+        rig.free(blocks.1);
+    }
+    let live = |rig: &Rig| rig.front.stats().streams.iter().map(|part| part.live).collect::<Vec<_>>();
+    rig.free(inputs.0);
+    // A is between two runs, and comes back to where it was.
+    let again = rig.used_by_guest(3 * TILE, A);
+    assert_eq!((live(&rig), rig.world.host_waits()), (vec![3 * TILE, TILE], 0));
+    rig.free(inputs.1);
+    rig.free(again);
+    // With nobody else there B moves up, and what A did is waited for.
+    rig.used_by_guest(2 * TILE, B);
+    assert_eq!((live(&rig), rig.world.host_waits()), (vec![2 * TILE, 0], 1));
+    rig.used_by_guest(TILE, C);
+    assert_eq!((live(&rig), rig.world.host_waits()), (vec![2 * TILE, TILE], 2));
+    rig.check();
+}
+
+#[test]
+fn guests_move_nowhere_while_the_device_cannot_be_waited_for() {
+    let mut rig = Rig::new();
+    let first = rig.used_by_guest(TILE, A);
+    rig.free(first);
+    rig.front.begin_pool(PoolId(1, 1), Box::new(|_| false)).unwrap();
+    let second = rig.used_by_guest(TILE, B);
+    assert_ne!(first, second);
+    assert_eq!(rig.world.host_waits(), 0);
     rig.check();
 }
 

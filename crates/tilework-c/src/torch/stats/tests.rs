@@ -5,13 +5,13 @@ use super::*;
 const MIB: u64 = 1 << 20;
 
 /// The manager's side of a report.
-fn manager(held: u64, pending: u64) -> SharedStats {
-    SharedStats {
+fn manager(held: u64, pending: u64) -> Totals {
+    Totals {
         usage: Usage { held, peak_held: 2 * held, ..Usage::default() },
         pending,
         retries: 3,
         ooms: 2,
-        ..SharedStats::default()
+        ..Totals::default()
     }
 }
 
@@ -22,7 +22,7 @@ fn requests_are_told_apart_by_size() {
     counters.alloc(MIB);
     counters.alloc(5);
     counters.free(5);
-    let report = counters.report(&SharedStats::default());
+    let report = counters.report(&Totals::default());
     assert_eq!(report.allocation.all, Stat { current: 2, peak: 3, allocated: 3, freed: 1 });
     assert_eq!(report.allocation.small, Stat { current: 1, peak: 2, allocated: 2, freed: 1 });
     assert_eq!(report.allocation.large, Stat { current: 1, peak: 1, allocated: 1, freed: 0 });
