@@ -132,7 +132,7 @@ pub struct FreeRun {
     pub start: u32,
     /// Its length, grains.
     pub len: u32,
-    node: u32,
+    pub(crate) node: u32,
 }
 
 impl FreeRun {
@@ -249,13 +249,9 @@ impl Extents {
     /// Places `bytes` in `pieces`, free and disjoint, as one block, and notes `tag` with it.
     pub fn alloc_pieces(&mut self, bytes: u64, pieces: &[Piece], tag: u32) -> Place {
         let mut nodes = Vec::with_capacity(pieces.len());
-        for (i, piece) in pieces.iter().enumerate() {
-            // The last piece may come from what the first left of its run.
-            let run = match i > 0 && piece.run == pieces[0].run {
-                true => self.nodes[nodes[0] as usize].next,
-                false => self.runs.long_at(piece.run),
-            };
-            nodes.push(self.cut_out(run, piece.start, piece.len));
+        for piece in pieces {
+            // The last piece may come from what the first left of its run: that keeps the node.
+            nodes.push(self.cut_out(piece.node, piece.start, piece.len));
         }
         let len = pieces.iter().map(|p| p.len).sum();
         for &node in &nodes {
@@ -355,14 +351,8 @@ impl Extents {
 
     /// Every free run of at least `len` grains, in address order.
     pub fn free_runs(&self, len: u32) -> Vec<FreeRun> {
-        let mut runs: Vec<FreeRun> = self
-            .runs
-            .at_least(&self.nodes, len)
-            .map(|node| {
-                let Extent { start, len, .. } = self.nodes[node as usize];
-                FreeRun { start, len, node }
-            })
-            .collect();
+        let mut runs: Vec<FreeRun> =
+            self.runs.at_least(&self.nodes, len).map(|node| self.free_run(node)).collect();
         runs.sort_unstable_by_key(|r| r.start);
         runs
     }
@@ -377,9 +367,19 @@ impl Extents {
         self.transients
     }
 
-    /// Long free runs as (length, position), the longest first.
-    pub(crate) fn longest_first(&self) -> impl Iterator<Item = (u32, u32)> {
-        self.runs.longest_first()
+    /// Long free runs, the longest first.
+    pub(crate) fn longest_first(&self) -> impl Iterator<Item = FreeRun> {
+        self.runs.longest_first().map(|node| self.free_run(node))
+    }
+
+    /// Short free runs of at least `len` grains, the longest first.
+    pub(crate) fn longest_short(&self, len: u32) -> impl Iterator<Item = FreeRun> {
+        self.runs.longest_short(&self.nodes, len).map(|node| self.free_run(node))
+    }
+
+    fn free_run(&self, node: u32) -> FreeRun {
+        let Extent { start, len, .. } = self.nodes[node as usize];
+        FreeRun { start, len, node }
     }
 
     /// A run for `len` grains, and whether they are transient and belong at its high end.

@@ -1,5 +1,7 @@
 //! Free runs by length: the smallest that fits.
 
+use std::iter::successors;
+
 use crate::bits::Bits;
 use crate::by_length::ByLength;
 use crate::extents::{Extent, NIL};
@@ -56,10 +58,21 @@ impl Runs {
         self.lowest.find(len).map(|granule| self.starts[granule])
     }
 
-    /// Every long run as (length, position), the longest first.
-    pub(crate) fn longest_first(&self) -> impl Iterator<Item = (u32, u32)> {
+    /// Every long run, the longest first.
+    pub(crate) fn longest_first(&self) -> impl Iterator<Item = u32> {
         let below = |(len, start)| self.long.below(len, start);
-        std::iter::successors(below((u32::MAX, u32::MAX)), move |&run| below(run))
+        successors(below((u32::MAX, u32::MAX)), move |&run| below(run)).map(|(_, start)| self.long_at(start))
+    }
+
+    /// Every short run of at least `len`, the longest first. LIFO among equals.
+    pub(crate) fn longest_short<'a>(
+        &'a self,
+        extents: &'a [Extent],
+        len: u32,
+    ) -> impl Iterator<Item = u32> + 'a {
+        let below = |len| self.filled.below(len);
+        let lens = successors(below(LONG_RUN as usize), move |&len| below(len));
+        lens.take_while(move |&at| at >= len as usize).flat_map(|len| list(extents, self.lists[len]))
     }
 
     /// How many long runs there are.
@@ -68,17 +81,15 @@ impl Runs {
     }
 
     /// The long run that starts at `start`.
-    pub(crate) fn long_at(&self, start: u32) -> u32 {
+    fn long_at(&self, start: u32) -> u32 {
         self.starts[granule(start)]
     }
 
     /// Every run of at least `len`.
     pub(crate) fn at_least<'a>(&'a self, extents: &'a [Extent], len: u32) -> impl Iterator<Item = u32> + 'a {
         let lists = self.lists.get(len as usize..).unwrap_or_default();
-        let short = lists.iter().filter(|&&head| head != NIL).flat_map(|&head| {
-            std::iter::successors(Some(head), |&at| Some(extents[at as usize].b).filter(|&next| next != NIL))
-        });
-        let long = std::iter::successors(self.long.at_least(len.max(LONG_RUN), 0), |&(len, start)| {
+        let short = lists.iter().flat_map(|&head| list(extents, head));
+        let long = successors(self.long.at_least(len.max(LONG_RUN), 0), |&(len, start)| {
             self.long.at_least(len, start + 1)
         });
         short.chain(long.map(|(_, start)| self.long_at(start)))
@@ -164,6 +175,12 @@ impl Runs {
         }
         next == at
     }
+}
+
+/// The short runs from `head` on, all of one length.
+fn list(extents: &[Extent], head: u32) -> impl Iterator<Item = u32> {
+    let some = |at| Some(at).filter(|&at| at != NIL);
+    successors(some(head), move |&at| some(extents[at as usize].b))
 }
 
 #[inline]
