@@ -34,8 +34,8 @@ pub struct Piece {
 /// in the middle of its first tile and stops in the middle of its last. Both may come from one run, which
 /// thus serves whole, with what it lacks mapped into its middle.
 ///
-/// Heads and tails are lost to all but the two ends of a block. So each block takes the longest ones there
-/// are, whichever runs it needs besides, and short runs count as long ones do.
+/// Heads and tails are lost to all but the two ends of a block. So they are looked for in runs that the block
+/// does not need otherwise, too, and in short ones as in long ones.
 #[derive(Debug, Clone, Copy)]
 struct Run {
     node: u32,
@@ -70,8 +70,8 @@ impl Run {
 /// mapped; or, when free memory does not suffice, how many grains of it could be used.
 ///
 /// The longest runs first, so that pieces are few; the last one from the smallest run that covers what is
-/// missing.
-pub fn compose(extents: &Extents, heaps: &Heaps, len: u32) -> Result<Vec<Piece>, u32> {
+/// missing. `tile`: the length of the shortest heap, or of a tile.
+pub fn compose(extents: &Extents, heaps: &Heaps, len: u32, tile: u32) -> Result<Vec<Piece>, u32> {
     let mut runs = Vec::new();
     let mut whole = 0u64;
     let mut beyond = 0;
@@ -89,14 +89,7 @@ pub fn compose(extents: &Extents, heaps: &Heaps, len: u32) -> Result<Vec<Piece>,
     }
     let short = extents.longest_short(LEAST_END).take(ENDS);
     runs.extend(short.filter_map(|run| Run::new(run, heaps)).filter(|run| run.whole() == 0));
-    let first = longest(&runs, Run::head);
-    let last = longest(&runs, Run::tail);
-    let usable = whole
-        + first.map_or(0, |i| u64::from(runs[i].head()))
-        + last.map_or(0, |i| u64::from(runs[i].tail()));
-    if usable < u64::from(len) {
-        return Err(usable as u32);
-    }
+    let (first, last) = ends(&runs, whole, len, tile)?;
 
     let mut missing = len;
     let mut head = None;
@@ -151,16 +144,31 @@ pub fn compose(extents: &Extents, heaps: &Heaps, len: u32) -> Result<Vec<Piece>,
     Ok(head.into_iter().chain(middle).chain(tail).collect())
 }
 
-/// The run with the most of `part`, if any has some. The first of several.
-fn longest(runs: &[Run], part: impl Fn(&Run) -> u32) -> Option<usize> {
-    let mut best = None;
-    let mut most = 0;
-    for (i, run) in runs.iter().enumerate() {
-        if part(run) > most {
-            (best, most) = (Some(i), part(run));
-        }
+/// The runs in whose head a block of `len` grains begins and in whose tail it ends, where it needs them; or how
+/// many grains could be used when all of `whole` do not suffice with them.
+///
+/// The longest ones save the most whole tiles. Of those that save as many, it takes the shortest, and leaves
+/// the longer ones to blocks that need them.
+fn ends(runs: &[Run], whole: u64, len: u32, tile: u32) -> Result<(Option<usize>, Option<usize>), u32> {
+    let (len, tile) = (u64::from(len), u64::from(tile));
+    let longest = |part: Part| runs.iter().map(|run| u64::from(part(run))).max().unwrap_or(0);
+    let (head, tail) = (longest(Run::head), longest(Run::tail));
+    if whole + head + tail < len {
+        return Err((whole + head + tail) as u32);
     }
-    best
+    let tiles = len.saturating_sub(head + tail).div_ceil(tile) * tile;
+    let rest = len.saturating_sub(tiles.min(whole));
+    let last = shortest(runs, Run::tail, rest.saturating_sub(head));
+    let tail = last.map_or(0, |at| u64::from(runs[at].tail()));
+    Ok((shortest(runs, Run::head, rest.saturating_sub(tail)), last))
+}
+
+type Part = fn(&Run) -> u32;
+
+/// The run with the least of `part` that is at least `len`, if any is wanted. The first of several.
+fn shortest(runs: &[Run], part: Part, len: u64) -> Option<usize> {
+    let fits = |&at: &usize| u64::from(part(&runs[at])) >= len;
+    if len == 0 { None } else { (0..runs.len()).filter(fits).min_by_key(|&at| part(&runs[at])) }
 }
 
 #[cfg(test)]
@@ -193,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_ends_in_what_is_left_of_tiles_even_if_whole_ones_suffice() {
+    fn a_block_ends_in_what_is_left_of_tiles_where_that_saves_one() {
         let mib = 1 << 20;
         let (extents, heaps) = space(&[
             (3 * mib / 2, false),
@@ -205,16 +213,19 @@ mod tests {
             (3 * mib / 4, true), // the beginning of one, with the tiles before it
             (5 * mib / 4, false),
         ]);
-        let pieces = compose(&extents, &heaps, 8 * MIB).unwrap();
-        assert_eq!(shape(&pieces)[0], (3 * MIB / 2, MIB / 2), "of {pieces:?}");
-        assert!(compose(&extents, &heaps, 9 * MIB + MIB / 4).is_ok(), "all that is free");
-        assert_eq!(compose(&extents, &heaps, 10 * MIB), Err(9 * MIB + MIB / 4));
+        let pieces = |len| shape(&compose(&extents, &heaps, len, 2 * MIB).unwrap());
+        let (short, low, high) = (3 * MIB / 2, 4 * MIB, 10 * MIB);
+        assert_eq!(pieces(8 * MIB), [(low, 4 * MIB), (high, 4 * MIB)], "whole tiles only");
+        assert_eq!(pieces(6 * MIB + MIB / 2), [(short, MIB / 2), (low, 4 * MIB), (high, 2 * MIB)]);
+        assert_eq!(pieces(8 * MIB + MIB * 3 / 4), [(low, 4 * MIB), (high, 4 * MIB + MIB * 3 / 4)]);
+        assert_eq!(pieces(9 * MIB + MIB / 4).iter().map(|&(_, len)| len).sum::<u32>(), 9 * MIB + MIB / 4);
+        assert_eq!(compose(&extents, &heaps, 10 * MIB, 2 * MIB), Err(9 * MIB + MIB / 4));
     }
 
     #[test]
     fn what_begins_and_ends_inside_a_tile_is_no_use() {
         let mib = 1 << 20;
         let (extents, heaps) = space(&[(mib / 2, false), (mib, true), (mib / 2, false), (2 * mib, true)]);
-        assert_eq!(compose(&extents, &heaps, 3 * MIB), Err(2 * MIB));
+        assert_eq!(compose(&extents, &heaps, 3 * MIB, 2 * MIB), Err(2 * MIB));
     }
 }
