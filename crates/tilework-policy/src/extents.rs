@@ -303,6 +303,9 @@ impl Extents {
         self.operations = self.operations.wrapping_add(1);
         self.lifetimes.learn(len, self.operations.wrapping_sub(born));
         self.blocks -= 1;
+        if self.blocks == 0 {
+            self.order_spares();
+        }
         Ok(Freed { bytes: u64::from(len) * crate::GRAIN - u64::from(slack), tag })
     }
 

@@ -87,8 +87,8 @@ impl Extents {
     }
 
     /// Makes spare nodes come up in the order in which they lie in memory. After many blocks were freed in no
-    /// order, each block made would else wait for a cache miss to learn its node. Walks over all nodes, once in as
-    /// many operations.
+    /// order, each block made would else wait for a cache miss to learn its node. Walks over all nodes, at most once in
+    /// as many operations.
     pub(super) fn order_spares(&mut self) {
         let since = self.operations.wrapping_sub(self.ordered);
         if (since as usize) < self.nodes.len() {
