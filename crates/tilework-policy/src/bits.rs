@@ -14,6 +14,11 @@ impl<const WORDS: usize> Bits<WORDS> {
     }
 
     #[inline]
+    pub(crate) fn contains(&self, at: usize) -> bool {
+        self.words[at / 64] >> (at % 64) & 1 == 1
+    }
+
+    #[inline]
     pub(crate) fn insert(&mut self, at: usize) {
         self.words[at / 64] |= 1 << (at % 64);
         self.summary |= 1 << (at / 64);
@@ -78,6 +83,7 @@ mod tests {
                     bits.remove(member);
                     set.remove(&member);
                 }
+                prop_assert_eq!(bits.contains(member), set.contains(&member));
                 for at in [at, member, member + 1] {
                     prop_assert_eq!(bits.at_least(at), set.range(at..).next().copied());
                     prop_assert_eq!(bits.below(at), set.range(..at).next_back().copied());

@@ -1,6 +1,7 @@
 //! The runs of home space, in address order.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter::successors;
 
 use crate::heaps::Serial;
 use crate::intervals::Intervals;
@@ -41,9 +42,8 @@ enum Kind {
 
 /// A run. The runs of a region cover it without gaps; no two neighbours are both free or both void.
 ///
-/// `a` and `b` serve the kind: list neighbours of a short free run and children of a long one; for a head `a` is its entry in
-/// `parts` (`NIL` unless stitched) and `b` the operation it was born at; for a spare node `a` is the next
-/// spare.
+/// `a` and `b` serve the kind: list neighbours of a short free run; for a head `a` is its entry in `parts` (`NIL` unless
+/// stitched) and `b` the operation it was born at; for a spare node `a` is the next spare.
 ///
 /// Aligned so that none crosses a cache line.
 #[derive(Debug, Clone)]
@@ -61,16 +61,6 @@ pub(crate) struct Extent {
     kind: Kind,
     /// Of a head: whether it was placed as a transient block.
     transient: bool,
-}
-
-#[cfg(test)]
-impl Extent {
-    /// A free run without neighbours, for tests of what finds runs.
-    pub(crate) fn free(start: u32, len: u32) -> Extent {
-        let (prev, next, a, b) = (NIL, NIL, NIL, NIL);
-        let (slack, kind, transient) = (0, Kind::Free, false);
-        Extent { start, len, prev, next, a, b, generation: 1, slack, kind, transient }
-    }
 }
 
 /// The name of a block: a node and the generation it was made in. Never given to a second block: a node
@@ -142,7 +132,7 @@ pub struct FreeRun {
     pub start: u32,
     /// Its length, grains.
     pub len: u32,
-    node: u32,
+    pub(crate) node: u32,
 }
 
 impl FreeRun {
@@ -154,12 +144,15 @@ impl FreeRun {
 
 /// Home space: regions cut into runs.
 ///
-/// Every operation on a block is expected O(log n) in the number of free runs of a mebibyte and more, and O(1) in
+/// Every operation on a block is O(log n) in the number of free runs of a mebibyte and more, and O(1) in
 /// everything else.
 #[derive(Debug, Clone)]
 pub struct Extents {
     nodes: Vec<Extent>,
+    /// The first of the spare nodes.
     spare: u32,
+    /// Operations at the time when the spare nodes were last put in order.
+    ordered: u32,
     runs: Runs,
     voids: BTreeSet<(u32, u32, u32)>,
     /// Lost runs: position to node.
@@ -196,6 +189,7 @@ impl Extents {
         Extents {
             nodes: Vec::new(),
             spare: NIL,
+            ordered: 0,
             runs: Runs::new(),
             voids: BTreeSet::new(),
             lost: BTreeMap::new(),
@@ -255,13 +249,9 @@ impl Extents {
     /// Places `bytes` in `pieces`, free and disjoint, as one block, and notes `tag` with it.
     pub fn alloc_pieces(&mut self, bytes: u64, pieces: &[Piece], tag: u32) -> Place {
         let mut nodes = Vec::with_capacity(pieces.len());
-        for (i, piece) in pieces.iter().enumerate() {
-            // The last piece may come from what the first left of its run.
-            let run = match i > 0 && piece.run == pieces[0].run {
-                true => self.nodes[nodes[0] as usize].next,
-                false => self.runs.long_at(piece.run),
-            };
-            nodes.push(self.cut_out(run, piece.start, piece.len));
+        for piece in pieces {
+            // The last piece may come from what the first left of its run: that keeps the node.
+            nodes.push(self.cut_out(piece.node, piece.start, piece.len));
         }
         let len = pieces.iter().map(|p| p.len).sum();
         for &node in &nodes {
@@ -313,6 +303,9 @@ impl Extents {
         self.operations = self.operations.wrapping_add(1);
         self.lifetimes.learn(len, self.operations.wrapping_sub(born));
         self.blocks -= 1;
+        if self.blocks == 0 {
+            self.order_spares();
+        }
         Ok(Freed { bytes: u64::from(len) * crate::GRAIN - u64::from(slack), tag })
     }
 
@@ -362,18 +355,13 @@ impl Extents {
         if self.blocks == 0 {
             self.lifetimes.forget();
         }
+        self.order_spares();
     }
 
     /// Every free run of at least `len` grains, in address order.
     pub fn free_runs(&self, len: u32) -> Vec<FreeRun> {
-        let mut runs: Vec<FreeRun> = self
-            .runs
-            .at_least(&self.nodes, len)
-            .map(|node| {
-                let Extent { start, len, .. } = self.nodes[node as usize];
-                FreeRun { start, len, node }
-            })
-            .collect();
+        let mut runs: Vec<FreeRun> =
+            self.runs.at_least(&self.nodes, len).map(|node| self.free_run(node)).collect();
         runs.sort_unstable_by_key(|r| r.start);
         runs
     }
@@ -388,9 +376,19 @@ impl Extents {
         self.transients
     }
 
-    /// Long free runs as (length, position), the longest first.
-    pub(crate) fn longest_first(&self) -> impl Iterator<Item = (u32, u32)> {
-        self.runs.longest_first(&self.nodes)
+    /// Long free runs, the longest first.
+    pub(crate) fn longest_first(&self) -> impl Iterator<Item = FreeRun> {
+        self.runs.longest_first().map(|node| self.free_run(node))
+    }
+
+    /// Short free runs of at least `len` grains, the longest first.
+    pub(crate) fn longest_short(&self, len: u32) -> impl Iterator<Item = FreeRun> {
+        self.runs.longest_short(&self.nodes, len).map(|node| self.free_run(node))
+    }
+
+    fn free_run(&self, node: u32) -> FreeRun {
+        let Extent { start, len, .. } = self.nodes[node as usize];
+        FreeRun { start, len, node }
     }
 
     /// A run for `len` grains, and whether they are transient and belong at its high end.
@@ -399,7 +397,7 @@ impl Extents {
         if let Some(node) = self.runs.smallest_short(len) {
             return Some((node, false));
         }
-        let smallest = self.runs.smallest_long(&self.nodes, len)?;
+        let smallest = self.runs.smallest_long(len)?;
         if !self.lifetimes.long_lived(len) {
             return Some((smallest, true));
         }
@@ -527,6 +525,10 @@ impl Extents {
                 at = extent.next;
             }
         }
+        let spare = self.nodes.iter().filter(|n| n.kind == Kind::Spare && n.generation < RETIRED).count();
+        let named = |at| Some(at).filter(|&at| at != NIL);
+        let spares = successors(named(self.spare), |&at| named(self.nodes[at as usize].a)).take(spare + 1);
+        assert_eq!(spares.count(), spare, "spare nodes listed");
         assert_eq!(free, self.free, "grains counted free");
         assert_eq!(heads, self.blocks, "blocks counted");
         assert_eq!(transients, self.transients, "transient blocks counted");

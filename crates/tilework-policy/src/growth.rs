@@ -9,7 +9,7 @@ const AHEAD_HEAPS: u64 = 256;
 const AHEAD_TILES: u64 = 512;
 
 /// What is stranded and what is created ahead may come to this many ten-thousandths of what is held.
-const LOST_AHEAD: u64 = 25;
+const LOST_AHEAD: u64 = 22;
 
 /// Heaps times holes may come to this part of what is held: for transient blocks, and for long-lived ones,
 /// whose holes are fewer and whose heaps are many.

@@ -1,5 +1,7 @@
 //! Free runs by length: the smallest that fits.
 
+use std::iter::successors;
+
 use crate::bits::Bits;
 use crate::by_length::ByLength;
 use crate::extents::{Extent, NIL};
@@ -46,8 +48,8 @@ impl Runs {
 
     /// The smallest long run of at least `len`. The lowest among equals.
     #[inline]
-    pub(crate) fn smallest_long(&self, extents: &[Extent], len: u32) -> Option<u32> {
-        self.long.at_least(extents, len.max(LONG_RUN), 0)
+    pub(crate) fn smallest_long(&self, len: u32) -> Option<u32> {
+        self.long.at_least(len.max(LONG_RUN), 0).map(|(_, start)| self.long_at(start))
     }
 
     /// The lowest long run of at least `len`.
@@ -56,14 +58,21 @@ impl Runs {
         self.lowest.find(len).map(|granule| self.starts[granule])
     }
 
-    /// Every long run as (length, position), the longest first.
-    pub(crate) fn longest_first(&self, extents: &[Extent]) -> impl Iterator<Item = (u32, u32)> {
-        let below = |(len, start)| {
-            self.long
-                .below(extents, len, start)
-                .map(|at| (extents[at as usize].len, extents[at as usize].start))
-        };
-        std::iter::successors(below((u32::MAX, u32::MAX)), move |&run| below(run))
+    /// Every long run, the longest first.
+    pub(crate) fn longest_first(&self) -> impl Iterator<Item = u32> {
+        let below = |(len, start)| self.long.below(len, start);
+        successors(below((u32::MAX, u32::MAX)), move |&run| below(run)).map(|(_, start)| self.long_at(start))
+    }
+
+    /// Every short run of at least `len`, the longest first. LIFO among equals.
+    pub(crate) fn longest_short<'a>(
+        &'a self,
+        extents: &'a [Extent],
+        len: u32,
+    ) -> impl Iterator<Item = u32> + 'a {
+        let below = |len| self.filled.below(len);
+        let lens = successors(below(LONG_RUN as usize), move |&len| below(len));
+        lens.take_while(move |&at| at >= len as usize).flat_map(|len| list(extents, self.lists[len]))
     }
 
     /// How many long runs there are.
@@ -72,21 +81,18 @@ impl Runs {
     }
 
     /// The long run that starts at `start`.
-    pub(crate) fn long_at(&self, start: u32) -> u32 {
+    fn long_at(&self, start: u32) -> u32 {
         self.starts[granule(start)]
     }
 
     /// Every run of at least `len`.
     pub(crate) fn at_least<'a>(&'a self, extents: &'a [Extent], len: u32) -> impl Iterator<Item = u32> + 'a {
         let lists = self.lists.get(len as usize..).unwrap_or_default();
-        let short = lists.iter().filter(|&&head| head != NIL).flat_map(|&head| {
-            std::iter::successors(Some(head), |&at| Some(extents[at as usize].b).filter(|&next| next != NIL))
+        let short = lists.iter().flat_map(|&head| list(extents, head));
+        let long = successors(self.long.at_least(len.max(LONG_RUN), 0), |&(len, start)| {
+            self.long.at_least(len, start + 1)
         });
-        let long = std::iter::successors(self.smallest_long(extents, len), |&at| {
-            let Extent { start, len, .. } = extents[at as usize];
-            self.long.at_least(extents, len, start + 1)
-        });
-        short.chain(long)
+        short.chain(long.map(|(_, start)| self.long_at(start)))
     }
 
     #[inline]
@@ -94,7 +100,7 @@ impl Runs {
         let Extent { start, len, .. } = extents[at as usize];
         if len >= LONG_RUN {
             self.long_runs += 1;
-            self.long.insert(extents, at);
+            self.long.insert(start, len);
             self.lowest.set(granule(start), len);
             self.starts_at(start, at);
             return;
@@ -114,7 +120,7 @@ impl Runs {
         let Extent { start, len, a: before, b: after, .. } = extents[at as usize];
         if len >= LONG_RUN {
             self.long_runs -= 1;
-            self.long.remove(extents, at);
+            self.long.remove(start, len);
             self.lowest.set(granule(start), 0);
             return;
         }
@@ -141,7 +147,8 @@ impl Runs {
             self.insert(extents, at);
             return;
         }
-        self.long.reshape(extents, at, start, len);
+        (extents[at as usize].start, extents[at as usize].len) = (start, len);
+        self.long.reshape((from, before), (start, len));
         self.lowest.shift(granule(from), granule(start), len);
         self.starts_at(start, at);
     }
@@ -160,7 +167,7 @@ impl Runs {
         let Extent { start, len, .. } = extents[at as usize];
         if len >= LONG_RUN {
             let lowest = self.lowest.len_at(granule(start)) == len && self.long_at(start) == at;
-            return lowest && self.long.at_least(extents, len, start) == Some(at);
+            return lowest && self.long.at_least(len, start) == Some((len, start));
         }
         let mut next = self.lists[len as usize];
         while next != NIL && next != at {
@@ -168,6 +175,12 @@ impl Runs {
         }
         next == at
     }
+}
+
+/// The short runs from `head` on, all of one length.
+fn list(extents: &[Extent], head: u32) -> impl Iterator<Item = u32> {
+    let some = |at| Some(at).filter(|&at| at != NIL);
+    successors(some(head), move |&at| some(extents[at as usize].b))
 }
 
 #[inline]

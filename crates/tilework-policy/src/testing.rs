@@ -113,7 +113,7 @@ impl Shadow {
             if let Some(place) = self.extents.alloc(bytes) {
                 return self.claim(place.slot, bytes, vec![(place.start, len)]);
             }
-            let lacks = match compose(&self.extents, &self.heaps, len) {
+            let lacks = match compose(&self.extents, &self.heaps, len, HEAP) {
                 Ok(pieces) => {
                     check_pieces(&pieces, &self.heaps, len);
                     let place = self.extents.alloc_pieces(bytes, &pieces, TAG);

@@ -1,26 +1,10 @@
-use std::collections::BTreeSet;
-
 use proptest::prelude::*;
 
 use super::*;
 
-/// Free runs of these positions and lengths, in no index.
-fn runs(shapes: &[(u32, u32)]) -> Vec<Extent> {
-    shapes.iter().map(|&(start, len)| Extent::free(start, len)).collect()
-}
-
 fn shape() -> impl Strategy<Value = (u32, u32)> {
     let len = prop_oneof![LONG_RUN..LONG_RUN + 4, LONG_RUN..LONG_RUN * 64, LONG_RUN..=u32::MAX];
     (0u32..1 << 20, len)
-}
-
-/// How deep the tree is.
-fn depth(extents: &[Extent], root: u32) -> u32 {
-    if root == NIL {
-        return 0;
-    }
-    let Extent { a, b, .. } = extents[root as usize];
-    1 + depth(extents, a).max(depth(extents, b))
 }
 
 proptest! {
@@ -30,32 +14,32 @@ proptest! {
         changes in prop::collection::vec((0u32..30, prop::option::of(shape())), 1..200),
         (start, len) in shape(),
     ) {
-        let mut extents = runs(&shapes);
+        let mut runs: Vec<(u32, u32)> = shapes;
         let mut long = ByLength::new();
         let mut plain = BTreeSet::new();
-        let named = |extents: &[Extent], at: Option<u32>| at.map(|at| (key_of(extents, at), at));
-        for (at, to) in changes {
-            let entry = (key_of(&extents, at), at);
-            let there = plain.remove(&entry);
+        for (nth, to) in changes {
+            let (from, before) = runs[nth as usize];
+            let there = plain.remove(&(before, from));
             match to {
-                // Two runs never start at one position: it names the run.
                 Some((start, len)) if there => {
-                    let start = start * 30 + at;
-                    long.reshape(&mut extents, at, start, len);
-                    plain.insert((key(len, start), at));
+                    // Two runs never start at one position.
+                    let start = start * 30 + nth;
+                    long.reshape((from, before), (start, len));
+                    plain.insert((len, start));
+                    runs[nth as usize] = (start, len);
                 }
-                None if there => long.remove(&mut extents, at),
+                None if there => long.remove(from, before),
                 _ => {
-                    extents[at as usize].start = extents[at as usize].start / 30 * 30 + at;
-                    long.insert(&mut extents, at);
-                    plain.insert((key_of(&extents, at), at));
+                    let start = from / 30 * 30 + nth;
+                    long.insert(start, before);
+                    plain.insert((before, start));
+                    runs[nth as usize] = (start, before);
                 }
             }
-            let Extent { start: same, len: long_, .. } = extents[at as usize];
-            for (len, start) in [(len, start), (long_, same), (long_, same + 1), (LONG_RUN, 0)] {
-                let wanted = (key(len, start), 0);
-                prop_assert_eq!(named(&extents, long.at_least(&extents, len, start)), plain.range(wanted..).next().copied());
-                prop_assert_eq!(named(&extents, long.below(&extents, len, start)), plain.range(..wanted).next_back().copied());
+            let (same, last) = runs[nth as usize];
+            for (len, start) in [(len, start), (last, same), (last, same + 1), (LONG_RUN, 0)] {
+                prop_assert_eq!(long.at_least(len, start), plain.range((len, start)..).next().copied());
+                prop_assert_eq!(long.below(len, start), plain.range(..(len, start)).next_back().copied());
             }
         }
     }
@@ -65,16 +49,4 @@ proptest! {
         prop_assert!(class(a) < CLASSES);
         prop_assert!(a > b || class(a) <= class(b));
     }
-}
-
-#[test]
-fn equal_lengths_in_address_order_do_not_make_a_list() {
-    let shapes: Vec<_> = (0..100_000).map(|nth| (nth * 2 * LONG_RUN, LONG_RUN)).collect();
-    let mut extents = runs(&shapes);
-    let mut long = ByLength::new();
-    for at in 0..extents.len() as u32 {
-        long.insert(&mut extents, at);
-    }
-    let depth = depth(&extents, long.roots[class(LONG_RUN)]);
-    assert!(depth < 60, "{depth} deep");
 }

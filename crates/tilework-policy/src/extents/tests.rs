@@ -105,6 +105,39 @@ fn a_node_out_of_generations_names_no_further_block() {
 }
 
 #[test]
+fn after_an_execution_blocks_take_nodes_that_lie_side_by_side() {
+    let mut extents = space(4 * MIB);
+    let mut blocks: Vec<Place> = (0..1000).map(|_| extents.alloc(512).unwrap()).collect();
+    let _never_freed = extents.alloc(512).unwrap();
+    blocks.sort_unstable_by_key(|block| block.start.wrapping_mul(0x9E37_79B9));
+    for block in blocks {
+        extents.free(block.slot).unwrap();
+    }
+    extents.end_of_execution();
+    extents.check_invariants();
+    let blocks: Vec<Place> = (0..1000).map(|_| extents.alloc(512).unwrap()).collect();
+    assert!(to_the_next_node(&blocks) > 990, "{} of 999 steps", to_the_next_node(&blocks));
+}
+
+#[test]
+fn after_all_was_freed_blocks_take_nodes_that_lie_side_by_side() {
+    let mut extents = space(4 * MIB);
+    let mut blocks: Vec<Place> = (0..1000).map(|_| extents.alloc(512).unwrap()).collect();
+    blocks.sort_unstable_by_key(|block| block.start.wrapping_mul(0x9E37_79B9));
+    for block in blocks {
+        extents.free(block.slot).unwrap();
+    }
+    extents.check_invariants();
+    let blocks: Vec<Place> = (0..1000).map(|_| extents.alloc(512).unwrap()).collect();
+    assert!(to_the_next_node(&blocks) > 990, "{} of 999 steps", to_the_next_node(&blocks));
+}
+
+/// How many blocks have the node behind that of the block before.
+fn to_the_next_node(blocks: &[Place]) -> usize {
+    blocks.windows(2).filter(|pair| pair[1].slot.index == pair[0].slot.index + 1).count()
+}
+
+#[test]
 fn strangers_are_told_from_the_freed() {
     let mut extents = space(4 * MIB);
     let place = extents.alloc(100).unwrap();

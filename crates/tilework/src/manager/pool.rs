@@ -245,7 +245,7 @@ impl Pool {
             }
             let mut lacks = len;
             if self.kind == Kind::Tiled && len >= self.tile {
-                match compose(&self.extents, &self.heaps, len) {
+                match compose(&self.extents, &self.heaps, len, self.tile) {
                     Ok(pieces) => return self.stitch(bytes, &pieces).map(Ok),
                     Err(usable) => lacks -= usable,
                 }
