@@ -52,8 +52,8 @@ struct Stocked {
     home: Arc<Home>,
     /// Behind which its last uses lie. None: it could not be recorded yet.
     event: Option<Event>,
-    /// The execution in which it came.
-    since: u64,
+    /// The execution in which it came. None: it has grown old with its lane already.
+    since: Option<u64>,
     /// It lies on the host: nobody is to have it but who would have none otherwise.
     spilled: bool,
 }
@@ -115,6 +115,8 @@ struct State {
     unreserve: Vec<Range>,
     /// Executions that have ended.
     executions: u64,
+    /// What lanes give back now is what grew old.
+    aging: bool,
     /// The heaps that are on the host.
     spilled: FxHashSet<HeapId>,
 }
@@ -140,6 +142,7 @@ impl Depot {
             late: Vec::new(),
             unreserve: Vec::new(),
             executions: 0,
+            aging: false,
             spilled: FxHashSet::default(),
             device,
         };
@@ -344,14 +347,22 @@ impl Depot {
         Error::OutOfMemory { request, live, mapped, held, limit: self.limit(), device_free }
     }
 
+    /// Begins to end an execution: what lanes give back from here on is what grew old.
+    pub fn begin_aging(&self) {
+        lock(&self.state).aging = true;
+    }
+
     /// Ends an execution: what was late and need not be is done, and heaps that stayed in the stock for `age`
     /// executions are released. Never waits.
     pub fn end_of_execution(&self, age: u64) -> Result<(), DeviceError> {
         let mut state = lock(&self.state);
+        state.aging = false;
         state.executions += 1;
         let old = state.executions.saturating_sub(age);
         let settled = self.settle(&mut state);
-        settled.and(self.release(&mut state, u64::MAX, |entry| entry.since < old).map(drop))
+        settled.and(
+            self.release(&mut state, u64::MAX, |entry| entry.since.is_none_or(|since| since < old)).map(drop),
+        )
     }
 
     /// Waits on the host for all that is late and all uses of the stock, and releases the stock. Returns the

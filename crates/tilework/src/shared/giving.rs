@@ -44,6 +44,7 @@ impl Shared {
         }
         let mut outcome = Ok(());
         self.reuse_slots();
+        self.depot.begin_aging();
         for lane in self.lanes.iter() {
             let mut books = lane.lock();
             outcome = outcome.and(self.absorb(lane, &mut books, false));

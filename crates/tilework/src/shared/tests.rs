@@ -463,10 +463,7 @@ fn heaps_that_come_back_are_used_again_and_not_created() {
     let mut rig = Rig::new();
     let first = rig.used(4 * TILE, A);
     rig.free(first);
-    rig.world.run(A);
-    for _ in 0..8 {
-        rig.front.end_of_execution().unwrap();
-    }
+    rig.front.forget_stream(A).unwrap();
     let creates = |rig: &Rig| rig.witness.log(0).iter().filter(|logged| logged.call == Call::Create).count();
     let (stock, made) = (rig.front.stats().stock, creates(&rig));
     assert_eq!((stock, rig.front.usage().held), (4 * TILE, 4 * TILE));
@@ -904,5 +901,26 @@ fn memory_that_came_to_a_pool_too_late_is_given_back() {
     }
     rig.front.trim().unwrap();
     assert_eq!(rig.front.usage().held, 0);
+    rig.check();
+}
+
+#[test]
+fn what_a_burst_needed_is_given_back_after_the_executions_that_were_set() {
+    let options = Options { heap_bytes: 2 * TILE, heap_age: 3, ..Options::default() };
+    let mut rig = Rig::with(options);
+    let weights = rig.used(8 * TILE, A);
+    let mut execution = |rig: &mut Rig, bytes: u64| {
+        let block = rig.used(bytes, A);
+        rig.free(block);
+        rig.world.run(A);
+        rig.front.end_of_execution().unwrap();
+        rig.front.usage().held
+    };
+    let small = execution(&mut rig, 2 * TILE);
+    let burst = execution(&mut rig, 40 * TILE);
+    assert!(burst >= small + 38 * TILE);
+    let after: Vec<u64> = (0..4).map(|_| execution(&mut rig, 2 * TILE)).collect();
+    assert_eq!(after, [burst, burst, small, small], "after three executions in which it was unused");
+    rig.free(weights);
     rig.check();
 }

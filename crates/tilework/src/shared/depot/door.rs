@@ -82,7 +82,7 @@ impl Device for Door {
         let mut state = lock(&depot.state);
         if depot.caps.tiling {
             let event = depot.mark(&self.home);
-            let since = state.executions;
+            let since = (!state.aging).then_some(state.executions);
             let spilled = state.spilled.contains(&heap);
             depot.put_in_stock(
                 &mut state,
