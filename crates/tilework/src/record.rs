@@ -182,11 +182,24 @@ impl Log {
         }
     }
 
+    /// Something happened that is no request and no free.
+    pub fn remark(&mut self, text: &str) {
+        let State::Writing(writer) = &mut self.state else { return };
+        let written = writer.remark(&format!("{} {text}", self.start.elapsed().as_micros()));
+        self.note(written);
+    }
+
     fn write(&mut self, op: Op, entry: Entry) {
         let State::Writing(writer) = &mut self.state else { return };
         let time_us = self.start.elapsed().as_micros() as u64;
         let Entry { id, bytes, stream } = entry;
-        if let Err(error) = writer.write(&Event { time_us, op, id, bytes, stream }) {
+        let written = writer.write(&Event { time_us, op, id, bytes, stream });
+        self.note(written);
+    }
+
+    /// A recording that fails stops, and tells at its end.
+    fn note(&mut self, written: io::Result<()>) {
+        if let Err(error) = written {
             tracing::warn!("recording to {} stopped: {error}", self.name);
             self.state = State::Failed(error);
         }

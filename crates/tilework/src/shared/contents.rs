@@ -183,7 +183,7 @@ impl Store {
         let free = lock(&self.buffers).pop();
         match free {
             Some(buffer) => Ok(buffer),
-            None => Ok(self.depot.staging(CHUNK as usize)?),
+            None => self.depot.staging(CHUNK as usize).map_err(|error| no_room(CHUNK, &error.to_string())),
         }
     }
 

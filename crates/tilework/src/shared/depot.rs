@@ -179,7 +179,7 @@ impl Depot {
     pub fn staging(self: &Arc<Self>, bytes: usize) -> Result<Box<dyn Staging>, DeviceError> {
         match self.streams.transfers() {
             Some(transfers) => transfers.staging(bytes),
-            None => Ok(Box::new(AtOnce::new(Arc::clone(self), bytes))),
+            None => Ok(Box::new(AtOnce::new(Arc::clone(self), bytes)?)),
         }
     }
 

@@ -472,6 +472,14 @@ impl Shared {
         Ok(true)
     }
 
+    /// Puts what happened to a group into the log, and into the trace that is being recorded.
+    fn remark(&self, text: &str) {
+        tracing::debug!("{text}");
+        if self.recording.load(Ordering::Relaxed) {
+            self.log(|log| log.remark(text));
+        }
+    }
+
     /// Under the lane's lock, so that a block's end comes before the next block at its address.
     #[cold]
     fn log(&self, write: impl FnOnce(&mut Log)) {

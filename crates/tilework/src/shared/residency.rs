@@ -134,7 +134,8 @@ impl Shared {
         let mut moves = lock(&group.moves);
         moves.evictions += 1;
         moves.bytes_out += bytes_out;
-        tracing::debug!(group = group.name, released, bytes_out, "a group was evicted");
+        drop(moves);
+        self.remark(&format!("evicted {:?}: {released} bytes released, {bytes_out} bytes kept", group.name));
         outcome.map(|()| released)
     }
 
@@ -252,7 +253,8 @@ impl Shared {
         let mut moves = lock(&group.moves);
         moves.restores += 1;
         moves.bytes_in += bytes;
-        tracing::debug!(group = group.name, bytes, "a group was restored");
+        drop(moves);
+        self.remark(&format!("restored {:?}: {bytes} bytes copied", group.name));
         Ok(bytes)
     }
 

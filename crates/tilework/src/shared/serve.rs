@@ -49,6 +49,7 @@ impl Shared {
             lane.home.set_pressed(false);
             lane.home.set_spilling(false);
             if spills {
+                self.remark(&format!("spilled: {} bytes are on the host", self.depot.spilled_bytes()));
                 break;
             }
         }

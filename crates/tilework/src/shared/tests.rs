@@ -909,7 +909,7 @@ fn what_a_burst_needed_is_given_back_after_the_executions_that_were_set() {
     let options = Options { heap_bytes: 2 * TILE, heap_age: 3, ..Options::default() };
     let mut rig = Rig::with(options);
     let weights = rig.used(8 * TILE, A);
-    let mut execution = |rig: &mut Rig, bytes: u64| {
+    let execution = |rig: &mut Rig, bytes: u64| {
         let block = rig.used(bytes, A);
         rig.free(block);
         rig.world.run(A);

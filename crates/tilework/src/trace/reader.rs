@@ -124,13 +124,16 @@ impl Iterator for Reader {
         if self.ended {
             return None;
         }
-        let item = match self.read_line() {
-            Ok(true) => parse(&self.text).map_err(|problem| self.error(problem)),
-            Ok(false) => {
-                self.ended = true;
-                return None;
+        let item = loop {
+            match self.read_line() {
+                Ok(true) if self.text.first() == Some(&b'#') => {}
+                Ok(true) => break parse(&self.text).map_err(|problem| self.error(problem)),
+                Ok(false) => {
+                    self.ended = true;
+                    return None;
+                }
+                Err(e) => break Err(e),
             }
-            Err(e) => Err(e),
         };
         self.ended = item.is_err();
         Some(item)

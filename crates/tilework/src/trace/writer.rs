@@ -58,6 +58,14 @@ impl Writer {
         writeln!(self.out, "{time_us},{op},{id},{bytes},{}", stream.0)
     }
 
+    /// Appends a remark, which is no event: of one line.
+    ///
+    /// # Errors
+    /// As [`write`](Writer::write).
+    pub fn remark(&mut self, text: &str) -> io::Result<()> {
+        writeln!(self.out, "# {}", text.replace(['\n', '\r'], " "))
+    }
+
     /// Writes what is buffered and gives the file its final name.
     ///
     /// # Errors

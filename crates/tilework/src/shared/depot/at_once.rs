@@ -1,5 +1,6 @@
 //! Staging for devices without copies of their own.
 
+use std::collections::TryReserveError;
 use std::fmt;
 use std::sync::Arc;
 
@@ -21,8 +22,13 @@ impl fmt::Debug for AtOnce {
 }
 
 impl AtOnce {
-    pub fn new(depot: Arc<Depot>, bytes: usize) -> AtOnce {
-        AtOnce { depot, buffer: vec![0; bytes] }
+    pub fn new(depot: Arc<Depot>, bytes: usize) -> Result<AtOnce, DeviceError> {
+        let mut buffer = Vec::new();
+        let lacking =
+            |error: TryReserveError| DeviceError::Failed { call: Call::Read, reason: error.to_string() };
+        buffer.try_reserve_exact(bytes).map_err(lacking)?;
+        buffer.resize(bytes, 0);
+        Ok(AtOnce { depot, buffer })
     }
 
     fn part(&mut self, call: Call, at: usize, bytes: usize) -> Result<&mut [u8], DeviceError> {

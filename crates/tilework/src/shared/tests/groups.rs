@@ -317,3 +317,42 @@ fn what_does_not_fit_spills_where_that_is_allowed() {
     assert!(matches!(rig.try_alloc(12 * MIB, A), Err(Error::OutOfMemory { .. })));
     rig.front.check_invariants();
 }
+
+#[test]
+fn a_trace_tells_when_groups_went_and_came() {
+    use std::io::Read;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("trace.csv.gz");
+    let mut rig = rig();
+    rig.front.record_to(&path).unwrap();
+    let group = rig.group("unet\n");
+    let block = rig.used_for(group, 4 * MIB, A);
+    rig.front.evict(group).unwrap();
+    rig.front.restore(group, None).unwrap();
+    rig.free(block);
+    rig.front.stop_recording().unwrap();
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(std::fs::File::open(&path).unwrap()).read_to_string(&mut text).unwrap();
+    let remarks: Vec<&str> = text.lines().filter(|line| line.starts_with('#')).collect();
+    assert_eq!(remarks.len(), 2, "{text}");
+    assert!(
+        remarks[0].ends_with("evicted \"unet\\n\": 4194304 bytes released, 4194304 bytes kept"),
+        "{text}"
+    );
+    assert!(remarks[1].ends_with("restored \"unet\\n\": 4194304 bytes copied"), "{text}");
+    assert_eq!(crate::trace::Trace::load(&path).unwrap().steps().len(), 2, "remarks are no events");
+}
+
+#[test]
+fn a_directory_that_is_not_there_leaves_the_group_resident() {
+    let mut rig = rig();
+    rig.front.set_hosting(Hosting { pinned_bytes: 0, directory: Some("/nowhere/at/all".into()) });
+    let group = rig.group("unet");
+    let block = rig.used_for(group, 4 * MIB, A);
+    let refused = rig.front.evict(group).unwrap_err().to_string();
+    assert!(refused.contains("cannot be kept on the host: no file in /nowhere/at/all"), "{refused}");
+    assert_eq!((rig.residence(group), rig.front.stats().kept), (Residence::Resident, 0));
+    rig.launch(A, block);
+    rig.used_for(group, MIB, A);
+    rig.check();
+}
