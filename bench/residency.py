@@ -13,7 +13,7 @@ Every run is a process of its own and a line of JSON. Models have public code an
 there already, what the bus can do; `tilework` evicts and restores a group, kept in pinned memory, and `tilework-memory`
 in ordinary memory; `to` is module.to("cpu") and back; `saver` is torch_memory_saver's pause and resume.
 `images`: text encoders, UNet and VAE by turns, each managed. `excess` is an image's time beyond the median without a
-budget, over the time that its bytes take on a bus of 55 GB/s. `offload` is accelerate's cpu_offload_with_hook, as diffusers'
+budget, over the time that its bytes take on a bus of 55 GB/s. `constant` keeps copies on the host. `offload` is accelerate's cpu_offload_with_hook, as diffusers'
 enable_model_cpu_offload does it.
 `burst`: 512-pixel images with one of 2048 among them; `end_of_execution()` after each.
 """
@@ -28,7 +28,7 @@ import time
 GIB = 1 << 30
 BUS = 55e9
 WEIGHTS = ["pinned", "tilework", "tilework-memory", "to", "saver"]
-IMAGES = ["free", "budget", "spill", "offload"]
+IMAGES = ["free", "budget", "constant", "spill", "offload"]
 
 
 def timed(torch, body):
@@ -160,7 +160,7 @@ def images(way, count):
     import torch
 
     torch.manual_seed(0)
-    limits = {"budget": 6 * GIB, "spill": 4 * GIB}
+    limits = {"budget": 6 * GIB, "constant": 6 * GIB, "spill": 4 * GIB}
     groups = []
 
     def managed(n, make):
@@ -169,7 +169,7 @@ def images(way, count):
         name = f"part {n}"
         with tilework.torch.group(name):
             module = make()
-        groups.append(tilework.torch.manage(module, name))
+        groups.append(tilework.torch.manage(module, name, constant=way == "constant"))
         return module
 
     if way in limits:

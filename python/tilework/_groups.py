@@ -128,6 +128,14 @@ class Group:
             call("tilework_group_used_on", manager, number, self._stream(device))
             call("tilework_unpin", manager, number)
 
+    def set_constant(self, constant: bool = True, device: Any = None) -> None:
+        """Says that its contents do not change any more once they are on the host, as weights that are only used.
+
+        What is kept on the host then stays there while the group is on the GPU, and the next eviction copies nothing.
+        A change after the first eviction is lost with the second.
+        """
+        call("tilework_set_constant", *self._member(device), constant)
+
     def release(self, device: Any = None) -> None:
         """Lets the group be evicted when memory lacks, from now on. Whoever uses it then does so in `resident()`."""
         self._keep(*self._member(device), False)

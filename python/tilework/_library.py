@@ -111,6 +111,7 @@ for _name, _result, _arguments in [
         _status,
         [_handle, ctypes.c_uint32, ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint64)],
     ),
+    ("tilework_set_constant", _status, [_handle, ctypes.c_uint32, ctypes.c_bool]),
     ("tilework_prefetch", _status, [_handle, ctypes.c_uint32]),
     ("tilework_pin", _status, [_handle, ctypes.c_uint32]),
     ("tilework_unpin", _status, [_handle, ctypes.c_uint32]),

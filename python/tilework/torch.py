@@ -223,7 +223,11 @@ def prefetch(group: Group | str, device: Any = None) -> None:
 
 
 def manage(
-    module: Any, name: str | None = None, device: Any = "cuda", methods: Sequence[str] = _groups.METHODS
+    module: Any,
+    name: str | None = None,
+    device: Any = "cuda",
+    methods: Sequence[str] = _groups.METHODS,
+    constant: bool = False,
 ) -> Group:
     """Gives a module a group of its own that is on the GPU while the module runs, and leaves when memory lacks.
 
@@ -238,6 +242,8 @@ def manage(
         name: the group's name; None: the class's, with a number.
         device: which GPU.
         methods: by what the module is run; those it does not have do not matter.
+        constant: its parameters and buffers do not change any more: their copy on the host is kept, and only the
+            first eviction copies. See `Group.set_constant()`.
     """
     _check()
     if name is None:
@@ -247,6 +253,7 @@ def manage(
     member = group(name)
     if not is_there:
         _groups.move(module, member, device)
+    member.set_constant(constant, device)
     member.release(device)
     _groups.watch(module, member, device, methods)
     return member

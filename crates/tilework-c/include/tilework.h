@@ -116,6 +116,10 @@ typedef struct tilework_figures {
   uint64_t device_calls;
   // Time in these calls, nanoseconds.
   uint64_t device_ns;
+  // Contents of evicted groups on the host, bytes.
+  uint64_t kept;
+  // Memory of the host that the device uses for want of its own, bytes; not in `held`.
+  uint64_t spilled;
 } tilework_figures;
 
 // What a group has and did. Set `size` to `sizeof(tilework_group_figures)` before the call.
@@ -226,6 +230,11 @@ enum tilework_status tilework_trim(tilework_manager *manager, uint64_t *released
 enum tilework_status tilework_set_limit(tilework_manager *manager,
                                         uint64_t limit_bytes);
 
+// Lets memory be on the host, at addresses like any other, where everything else has been tried and nothing is left
+// within the limit; or no longer. It is slow to use, and given back as soon as it is free.
+enum tilework_status tilework_set_spill(tilework_manager *manager,
+                                        bool spill);
+
 // Lets kernels of the GPU with the ordinal `peer` use the manager's memory, what is allocated and what will be. Where
 // the device does not map memory there is nothing to do: CUDA's own calls for peers are enough there.
 enum tilework_status tilework_add_peer(tilework_manager *manager,
@@ -249,7 +258,8 @@ enum tilework_status tilework_record_start(tilework_manager *manager, const char
 // Ends the recording and gives the trace its name.
 enum tilework_status tilework_record_stop(tilework_manager *manager);
 
-// Stores the number of the group of this name, which is made if there is none: resident, and pinned by nobody.
+// Stores the number of the group of this name, which is made if there is none: resident, and pinned once, so that
+// nothing is taken from one who does not expect it. Unpin it when it may be evicted.
 //
 // # Safety
 // `name` must be null or a terminated string, `out` null or valid for a write.
@@ -302,6 +312,12 @@ enum tilework_status tilework_restore(tilework_manager *manager,
 // Begins to restore the group while the caller goes on; `tilework_restore` ends it.
 enum tilework_status tilework_prefetch(tilework_manager *manager, uint32_t group);
 
+// Says that the group's contents do not change any more once they are on the host: what is kept there stays when it is
+// restored, and the next eviction copies nothing. A change after the first eviction is lost with the second.
+enum tilework_status tilework_set_constant(tilework_manager *manager,
+                                           uint32_t group,
+                                           bool constant);
+
 // Keeps the group from being evicted, by request or for want of memory, until it is unpinned as often. Under a limit:
 // pin, restore, queue the work, unpin.
 enum tilework_status tilework_pin(tilework_manager *manager,
@@ -310,7 +326,7 @@ enum tilework_status tilework_pin(tilework_manager *manager,
 // Takes one pin away.
 enum tilework_status tilework_unpin(tilework_manager *manager, uint32_t group);
 
-// Ends a group of which nothing is live.
+// Ends a group of which nothing is live, and that nobody has pinned but its maker.
 enum tilework_status tilework_remove_group(tilework_manager *manager, uint32_t group);
 
 // Stores the group's figures.

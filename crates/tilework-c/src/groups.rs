@@ -191,6 +191,17 @@ pub extern "C" fn tilework_prefetch(manager: *mut TileworkManager, group: u32) -
     with(manager, |shared| Ok(shared.prefetch(GroupId(group))?))
 }
 
+/// Says that the group's contents do not change any more once they are on the host: what is kept there stays when it is
+/// restored, and the next eviction copies nothing. A change after the first eviction is lost with the second.
+#[unsafe(no_mangle)]
+pub extern "C" fn tilework_set_constant(
+    manager: *mut TileworkManager,
+    group: u32,
+    constant: bool,
+) -> TileworkStatus {
+    with(manager, |shared| Ok(shared.set_constant(GroupId(group), constant)?))
+}
+
 /// Keeps the group from being evicted, by request or for want of memory, until it is unpinned as often. Under a limit:
 /// pin, restore, queue the work, unpin.
 #[unsafe(no_mangle)]

@@ -45,6 +45,19 @@ fn nothing_is_lost_in_kept_buffers() {
 }
 
 #[test]
+fn nothing_is_lost_of_constant_groups() {
+    // Blocks are written once here, so that all contents are constant from their first eviction on.
+    let front = front();
+    for n in 0..50 {
+        let group = front.group(&format!("group {n}")).unwrap();
+        front.set_constant(group, true).unwrap();
+    }
+    let told = storm(&front, "group", &STREAMS, weather(4), || {});
+    assert!(told.evictions > 200, "{told:?}");
+    front.check_invariants();
+}
+
+#[test]
 fn nothing_is_lost_in_files() {
     let directory = tempfile::tempdir().unwrap();
     let front = front();

@@ -61,6 +61,8 @@ pub(super) struct Store {
 
 /// The contents of some spans of device memory.
 pub(super) struct Contents {
+    /// How many requests their lane had served by then.
+    pub asked: u64,
     store: Arc<Store>,
     parts: Vec<Part>,
     file: Option<File>,
@@ -101,14 +103,14 @@ impl Store {
         self.kept.load(Ordering::Relaxed)
     }
 
-    /// Copies the contents of `spans`, in address order, to the host, and returns once they are there. Nothing may be
-    /// writing them. Nothing is kept of a device whose memory cannot be read.
+    /// Copies the contents of `spans`, in address order, to the host, and returns once they are there. Their lane has
+    /// served `asked` requests. Nothing may be writing them. Nothing is kept of a device whose memory cannot be read.
     ///
     /// # Errors
     /// [`Error::Host`] when the host has no room; [`Error::Device`] when a copy failed. Nothing is kept then.
-    pub fn save(self: &Arc<Store>, spans: &[Span]) -> Result<Contents> {
+    pub fn save(self: &Arc<Store>, spans: &[Span], asked: u64) -> Result<Contents> {
         let Hosting { pinned_bytes, directory } = lock(&self.hosting).clone();
-        let mut contents = Contents { store: Arc::clone(self), parts: Vec::new(), file: None };
+        let mut contents = Contents { asked, store: Arc::clone(self), parts: Vec::new(), file: None };
         if !self.depot.has_contents() {
             return Ok(contents);
         }

@@ -11,7 +11,7 @@
 //!
 //! This file has what callers see. How a group leaves and comes is in `residency`.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use serde::Serialize;
@@ -70,6 +70,8 @@ pub(super) struct Group {
     pub id: GroupId,
     pub name: String,
     pub pins: AtomicU32,
+    /// Its contents do not change, so that those on the host are good for the next time.
+    pub constant: AtomicBool,
     /// The tick of the clock at which it was used last.
     used: AtomicU64,
     /// Held while it goes or comes.
@@ -157,6 +159,7 @@ impl Shared {
             id,
             name: name.into(),
             pins: AtomicU32::new(1),
+            constant: AtomicBool::new(false),
             used: AtomicU64::new(0),
             state: Mutex::default(),
             moves: Mutex::default(),
@@ -243,6 +246,22 @@ impl Shared {
         let group = self.groups.get(group)?;
         self.groups.touch(&group);
         self.set_out(&group)
+    }
+
+    /// Says that the contents of a group do not change any more once they are on the host, as weights of a model that
+    /// only runs: what is kept of it stays when it is restored, and the next eviction copies nothing. A change after
+    /// the first eviction is lost with the second. Blocks requested later are copied with the whole lane they are in.
+    ///
+    /// # Errors
+    /// [`Error::UnknownGroup`].
+    pub fn set_constant(&self, group: GroupId, constant: bool) -> Result<()> {
+        let group = self.groups.get(group)?;
+        let state = lock(&group.state);
+        group.constant.store(constant, Ordering::Relaxed);
+        if !constant && matches!(*state, State::Resident { .. }) {
+            self.lanes_of(group.id).for_each(|lane| lane.lock().kept = None);
+        }
+        Ok(())
     }
 
     /// Sees to it that a group is not evicted until it is unpinned as often: neither by request nor for want of

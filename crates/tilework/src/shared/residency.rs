@@ -115,14 +115,13 @@ impl Shared {
     fn go(&self, group: &Group, state: &mut State, keep: bool) -> Result<u64> {
         let State::Resident { users, .. } = state else { return Ok(0) };
         let lanes: Vec<&Lane> = self.lanes_of(group.id).collect();
-        let saved = self.save(&lanes, users, keep);
+        let mut bytes_out = 0;
+        let saved = self.save(&lanes, users, keep, &mut bytes_out);
         let saved = saved.inspect_err(|_| lanes.iter().for_each(|lane| lane.home.set_away(false)))?;
         let mut released = 0;
         let mut outcome = Ok(());
-        let mut bytes_out = 0;
         for (lane, contents) in lanes.into_iter().zip(saved) {
             let mut books = lane.lock();
-            bytes_out += contents.as_ref().map_or(0, Contents::bytes);
             books.keep(contents);
             lane.home.settle(self.depot.done());
             match books.pool.detach() {
@@ -139,8 +138,14 @@ impl Shared {
         outcome.map(|()| released)
     }
 
-    /// Closes lanes to requests, waits for what uses them, and copies their contents to the host.
-    fn save(&self, lanes: &[&Lane], users: &[Stream], keep: bool) -> Result<Vec<Option<Contents>>> {
+    /// Closes lanes to requests, waits for what uses them, and copies to the host what is not there yet.
+    fn save(
+        &self,
+        lanes: &[&Lane],
+        users: &[Stream],
+        keep: bool,
+        copied: &mut u64,
+    ) -> Result<Vec<Option<Contents>>> {
         let mut awaited = Vec::new();
         let mut spans = Vec::new();
         for &user in users {
@@ -164,7 +169,21 @@ impl Shared {
         for event in awaited.iter().filter(|event| !event.passed()) {
             event.synchronize()?;
         }
-        spans.iter().map(|spans| keep.then(|| self.store.save(spans)).transpose()).collect()
+        let mut saved = Vec::with_capacity(lanes.len());
+        for (lane, spans) in lanes.iter().zip(spans) {
+            let mut books = lane.lock();
+            let asked = books.pool.stats().allocations;
+            // What was requested since may lie where something else did.
+            let before = books.kept.take_if(|kept| keep && kept.asked == asked);
+            drop(books);
+            let contents = match before {
+                Some(contents) => Some(contents),
+                None if keep => Some(self.store.save(&spans, asked)?).inspect(|new| *copied += new.bytes()),
+                None => None,
+            };
+            saved.push(contents);
+        }
+        Ok(saved)
     }
 
     /// Makes a group resident, and has the streams wait that need it. Returns the bytes copied.
@@ -247,6 +266,13 @@ impl Shared {
             }
         };
         let bytes = cargo.iter().map(Cargo::bytes).sum();
+        if group.constant.load(Ordering::Relaxed) {
+            for Cargo { key, contents, .. } in cargo {
+                if let Some(lane) = self.lanes.get(key) {
+                    lane.lock().keep(contents);
+                }
+            }
+        }
         // What nothing is live of has no cargo, but may be closed.
         self.lanes_of(group.id).for_each(|lane| lane.home.set_away(false));
         *state = State::Resident { users: Vec::new(), arrived };

@@ -185,7 +185,7 @@ pub fn storm(front: &Shared, name: &str, streams: &[Stream], weather: Weather, c
         told.bytes_out += group.bytes_out;
         told.evictions += group.evictions;
         told.restores += group.restores;
-        assert_eq!(group.kept, 0, "nothing is kept of what is resident");
+        assert_eq!(group.kept, 0, "nothing is kept of what has nothing live");
     }
     told
 }

@@ -356,3 +356,39 @@ fn a_directory_that_is_not_there_leaves_the_group_resident() {
     rig.used_for(group, MIB, A);
     rig.check();
 }
+
+#[test]
+fn what_is_constant_is_copied_once() {
+    let mut rig = rig();
+    let group = rig.group("unet");
+    rig.front.set_constant(group, true).unwrap();
+    let block = rig.used_for(group, 6 * MIB, A);
+    let out = |rig: &Rig| rig.front.groups()[0].bytes_out;
+    for _ in 0..3 {
+        rig.front.evict(group).unwrap();
+        rig.front.restore(group, Some(A)).unwrap();
+        rig.moved(block);
+        rig.launch(A, block);
+        assert_eq!((out(&rig), rig.front.stats().kept), (6 * MIB, 6 * MIB));
+    }
+    // A further block is not on the host.
+    let more = rig.used_for(group, 2 * MIB, A);
+    rig.front.evict(group).unwrap();
+    assert_eq!(out(&rig), 14 * MIB);
+    rig.front.restore(group, None).unwrap();
+    rig.left_out(&[block, more]);
+    rig.enter(block, 6 * MIB, A);
+    rig.enter(more, 2 * MIB, A);
+    rig.front.set_constant(group, false).unwrap();
+    assert_eq!(rig.front.stats().kept, 0);
+    rig.front.evict(group).unwrap();
+    assert_eq!(out(&rig), 22 * MIB);
+    rig.front.discard(group).unwrap();
+    rig.front.restore(group, None).unwrap();
+    rig.left_out(&[block, more]);
+    rig.enter(block, 6 * MIB, A);
+    rig.enter(more, 2 * MIB, A);
+    rig.free(block);
+    rig.free(more);
+    rig.check();
+}
