@@ -216,12 +216,11 @@ impl Gpu {
     /// more than the limit leaves.
     pub fn available(&self) -> u64 {
         let usage = self.shared.usage();
+        // What is evicted takes nothing of the GPU's.
+        let live = usage.live.saturating_sub(self.shared.absent_bytes());
         let free = self.driver.as_ref().and_then(|gpu| gpu.free_and_total().ok()).map_or(0, |(free, _)| free);
-        let unused = usage.held.saturating_sub(usage.live).saturating_add(free);
-        let fraction = self.fraction();
-        let part = self.total_bytes.map(|total| (total as f64 * fraction) as u64);
-        let limit = part.into_iter().chain(self.limit).min().unwrap_or(u64::MAX);
-        unused.min(limit.saturating_sub(usage.live))
+        let unused = usage.held.saturating_sub(live).saturating_add(free);
+        unused.min(self.shared.limit().unwrap_or(u64::MAX).saturating_sub(live))
     }
 
     /// Opens a pool and takes a reference on it.

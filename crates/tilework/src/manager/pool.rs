@@ -525,7 +525,7 @@ impl Pool {
 
     /// Tries again to give back what the device would not take, and uses the homes again that it let go.
     /// Returns the bytes released.
-    fn retry(&mut self) -> Result<u64> {
+    pub(crate) fn retry(&mut self) -> Result<u64> {
         let released = self.memory.retry();
         for start in self.extents.lost() {
             if !self.stuck(start) {

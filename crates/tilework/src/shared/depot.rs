@@ -115,8 +115,6 @@ struct State {
     unreserve: Vec<Range>,
     /// Executions that have ended.
     executions: u64,
-    /// What lanes give back now is what grew old.
-    aging: bool,
     /// The heaps that are on the host.
     spilled: FxHashSet<HeapId>,
 }
@@ -142,7 +140,6 @@ impl Depot {
             late: Vec::new(),
             unreserve: Vec::new(),
             executions: 0,
-            aging: false,
             spilled: FxHashSet::default(),
             device,
         };
@@ -270,6 +267,13 @@ impl Depot {
 
     pub fn set_limit(&self, bytes: Option<u64>) {
         self.limit.store(bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
+        let mut state = lock(&self.state);
+        let over = self.over_limit(0);
+        if over > 0
+            && let Err(error) = self.settle(&mut state).and(self.release(&mut state, over, |_| true))
+        {
+            tracing::warn!(%error, "device memory could not be given back: it stays held and is tried again");
+        }
     }
 
     /// Lets heaps be on the host where nothing else is left, or no longer. False where the device has no such heaps.
@@ -289,7 +293,7 @@ impl Depot {
     }
 
     /// Bytes that may be held, by the limit and by the device.
-    fn limit(&self) -> Option<u64> {
+    pub fn limit(&self) -> Option<u64> {
         let limit = self.limit.load(Ordering::Relaxed).min(self.caps.capacity_bytes.unwrap_or(u64::MAX));
         (limit != u64::MAX).then_some(limit)
     }
@@ -347,16 +351,10 @@ impl Depot {
         Error::OutOfMemory { request, live, mapped, held, limit: self.limit(), device_free }
     }
 
-    /// Begins to end an execution: what lanes give back from here on is what grew old.
-    pub fn begin_aging(&self) {
-        lock(&self.state).aging = true;
-    }
-
     /// Ends an execution: what was late and need not be is done, and heaps that stayed in the stock for `age`
     /// executions are released. Never waits.
     pub fn end_of_execution(&self, age: u64) -> Result<(), DeviceError> {
         let mut state = lock(&self.state);
-        state.aging = false;
         state.executions += 1;
         let old = state.executions.saturating_sub(age);
         let settled = self.settle(&mut state);
@@ -534,7 +532,12 @@ impl Depot {
         if let Some(entry) = self.take_stock(&mut state, home, bytes) {
             let heap = entry.heap;
             return match self.follow(home, &entry) {
-                Ok(()) => Ok(heap),
+                Ok(()) => {
+                    if entry.spilled {
+                        home.add_spilled(bytes);
+                    }
+                    Ok(heap)
+                }
                 Err(error) => {
                     self.put_in_stock(&mut state, bytes, entry);
                     Err(error)
@@ -553,6 +556,7 @@ impl Depot {
             let heap = state.device.create_on_host(bytes)?;
             state.spilled.insert(heap);
             add(&self.books.spilled, bytes);
+            home.add_spilled(bytes);
             return Ok(heap);
         }
         made

@@ -1,7 +1,7 @@
 //! How memory goes back: after an execution, when a stream ends, and when everything unused is wanted back.
 
 use super::Shared;
-use super::lane::{Lane, Wait};
+use super::lane::{Books, Lane, Wait};
 use crate::error::{Error, Result};
 use crate::manager::{Manager, Stream};
 
@@ -44,13 +44,16 @@ impl Shared {
         }
         let mut outcome = Ok(());
         self.reuse_slots();
-        self.depot.begin_aging();
         for lane in self.lanes.iter() {
             let mut books = lane.lock();
             outcome = outcome.and(self.absorb(lane, &mut books, false));
             if self.depot.may_give(&lane.home) {
                 lane.home.begin();
+                lane.home.set_aging(true);
                 outcome = outcome.and(books.pool.end_of_execution());
+                lane.home.set_aging(false);
+            } else {
+                outcome = outcome.and(self.retry_absent(lane, &mut books));
             }
         }
         let aged = self.depot.end_of_execution(u64::from(self.options.heap_age.max(1)));
@@ -89,10 +92,19 @@ impl Shared {
         let mut books = lane.lock();
         let absorbed = self.absorb(lane, &mut books, false);
         if !self.depot.may_give(&lane.home) {
-            return absorbed;
+            return absorbed.and(self.retry_absent(lane, &mut books));
         }
         lane.home.begin();
         absorbed.and(books.pool.trim().map(drop))
+    }
+
+    /// Tries again to give back what was left of a lane when its group went.
+    fn retry_absent(&self, lane: &Lane, books: &mut Books) -> Result<()> {
+        if !books.pool.is_absent() {
+            return Ok(());
+        }
+        lane.home.settle(self.depot.done());
+        books.pool.retry().map(drop)
     }
 
     /// Waits for the graphs of pools that nobody refers to any more, and makes their lanes like others.

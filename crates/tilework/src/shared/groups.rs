@@ -19,7 +19,7 @@ use serde::Serialize;
 use super::Shared;
 use super::contents::Hosting;
 use super::depot::lock;
-use super::lane::{Key, Lane, Wait};
+use super::lane::{Key, Lane};
 use super::residency::State;
 use crate::error::{Error, Result};
 use crate::manager::{Manager, Stream};
@@ -178,6 +178,9 @@ impl Shared {
     pub fn alloc_for(&self, group: GroupId, bytes: u64, stream: Stream) -> Result<u64> {
         self.process.check()?;
         let slot = self.pools.slot_for(stream);
+        if !Key::has_room(group) || slot != 0 && self.groups.get(group).is_err() {
+            return Err(Error::UnknownGroup(group.0));
+        }
         let key = if slot == 0 { Key::group(group, stream) } else { Key { slot, stream } };
         self.alloc_in(key, bytes)
     }
@@ -188,7 +191,7 @@ impl Shared {
     /// # Errors
     /// [`Error::UnknownGroup`].
     pub fn used_on(&self, group: GroupId, stream: Stream) -> Result<()> {
-        let group = self.groups.get(group)?;
+        let group = self.known(group)?;
         lock(&group.state).used_on(stream);
         Ok(())
     }
@@ -204,7 +207,7 @@ impl Shared {
     /// # Errors
     /// [`Error::UnknownGroup`]; [`Error::Pinned`]; [`Error::Host`] when the host has no room for the contents;
     /// [`Error::Device`] when a copy or a wait failed, or a stream of its is being captured. The group is resident
-    /// then, as it was. [`Error::Device`] also when the device refused to take memory back: that stays held and is
+    /// then, as it was, or evicted if what failed is a prefetch of it. [`Error::Device`] also when the device refused to take memory back: that stays held and is
     /// tried again, and the group is evicted.
     pub fn evict(&self, group: GroupId) -> Result<u64> {
         self.leave(group, true)
@@ -229,8 +232,7 @@ impl Shared {
     /// [`Error::UnknownGroup`]; [`Error::OutOfMemory`] when the group does not fit beside what is pinned, in use or
     /// in no group; [`Error::Host`], [`Error::Device`]. The group stays evicted, and what is kept of it is kept.
     pub fn restore(&self, group: GroupId, stream: Option<Stream>) -> Result<u64> {
-        self.process.check()?;
-        let group = self.groups.get(group)?;
+        let group = self.known(group)?;
         self.groups.touch(&group);
         self.come(&group, stream)
     }
@@ -242,8 +244,7 @@ impl Shared {
     /// # Errors
     /// As [`restore`](Shared::restore), which reports what goes wrong later.
     pub fn prefetch(&self, group: GroupId) -> Result<()> {
-        self.process.check()?;
-        let group = self.groups.get(group)?;
+        let group = self.known(group)?;
         self.groups.touch(&group);
         self.set_out(&group)
     }
@@ -255,7 +256,7 @@ impl Shared {
     /// # Errors
     /// [`Error::UnknownGroup`].
     pub fn set_constant(&self, group: GroupId, constant: bool) -> Result<()> {
-        let group = self.groups.get(group)?;
+        let group = self.known(group)?;
         let state = lock(&group.state);
         group.constant.store(constant, Ordering::Relaxed);
         if !constant && matches!(*state, State::Resident { .. }) {
@@ -271,7 +272,7 @@ impl Shared {
     /// # Errors
     /// [`Error::UnknownGroup`].
     pub fn pin(&self, group: GroupId) -> Result<()> {
-        let group = self.groups.get(group)?;
+        let group = self.known(group)?;
         group.pins.fetch_add(1, Ordering::SeqCst);
         self.groups.touch(&group);
         Ok(())
@@ -282,7 +283,7 @@ impl Shared {
     /// # Errors
     /// [`Error::UnknownGroup`]; [`Error::NotPinned`].
     pub fn unpin(&self, group: GroupId) -> Result<()> {
-        let group = self.groups.get(group)?;
+        let group = self.known(group)?;
         let less = |pins: u32| pins.checked_sub(1);
         let unpinned = group.pins.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
         unpinned.map(drop).map_err(|_| Error::NotPinned { group: group.name.clone() })
@@ -293,41 +294,63 @@ impl Shared {
     /// # Errors
     /// [`Error::UnknownGroup`].
     pub fn residence(&self, group: GroupId) -> Result<Residence> {
-        let group = self.groups.get(group)?;
+        let group = self.known(group)?;
         Ok(lock(&group.state).residence())
     }
 
     /// Ends a group of which nothing is live, and that nobody has pinned but its maker. Waits for one who is moving it.
     ///
     /// # Errors
-    /// [`Error::UnknownGroup`]; [`Error::GroupInUse`] while blocks of its are live; [`Error::Pinned`].
+    /// [`Error::UnknownGroup`]; [`Error::GroupInUse`] while blocks of its are live, or freed and waiting for streams;
+    /// [`Error::Pinned`]; [`Error::Device`]. The group stays then.
     pub fn remove_group(&self, group: GroupId) -> Result<()> {
-        let group = self.groups.get(group)?;
+        let group = self.known(group)?;
         let mut state = lock(&group.state);
-        let blocks: usize = self.lanes_of(group.id).map(|lane| lane.lock().blocks.len()).sum();
-        if blocks > 0 {
-            return Err(Error::GroupInUse { group: group.name.clone(), blocks: blocks as u64 });
-        }
         if group.pins.load(Ordering::SeqCst) > 1 {
             return Err(Error::Pinned { group: group.name.clone() });
         }
-        // Nothing is live, so this makes nothing and copies nothing.
+        // What is freed while it is evicted is known as soon as it is resident; without blocks nothing is copied.
+        let blocks = self.lanes_of(group.id).map(|lane| lane.lock().blocks.len() as u64).sum();
+        if blocks > 0 {
+            return Err(Error::GroupInUse { group: group.name.clone(), blocks });
+        }
         self.arrive(&group, &mut state)?;
-        for lane in self.lanes_of(group.id) {
-            self.trim_lane(lane, Wait::Host)?;
-            lane.home.set_away(true);
+        let closed = self.lanes_of(group.id).try_for_each(|lane| self.close(&group, lane));
+        if closed.is_err() {
+            self.lanes_of(group.id).for_each(|lane| lane.home.set_away(false));
+            return closed;
         }
         self.groups.write().groups.retain(|other| other.id != group.id);
         Ok(())
     }
 
+    /// Closes a lane of which nothing is in use, for good.
+    fn close(&self, group: &Group, lane: &Lane) -> Result<()> {
+        let mut books = lane.lock();
+        self.absorb(lane, &mut books, true)?;
+        if !books.is_idle() || !self.depot.may_give(&lane.home) {
+            let blocks = books.blocks.len() as u64;
+            return Err(Error::GroupInUse { group: group.name.clone(), blocks });
+        }
+        lane.home.begin();
+        books.pool.trim()?;
+        lane.home.set_away(true);
+        Ok(())
+    }
+
     /// Says where contents are kept from now on while groups are evicted; what is kept already stays where it is.
     pub fn set_hosting(&self, hosting: Hosting) {
+        if !self.process.is_this() {
+            return;
+        }
         self.store.set_hosting(hosting);
     }
 
     /// The groups, in the order in which they were made. Waits for those who are moving one.
     pub fn groups(&self) -> Vec<GroupStats> {
+        if !self.process.is_this() {
+            return Vec::new();
+        }
         let groups = self.groups.read().groups.clone();
         groups.iter().map(|group| self.stats_of(group)).collect()
     }
@@ -337,7 +360,13 @@ impl Shared {
     /// # Errors
     /// [`Error::UnknownGroup`].
     pub fn group_stats(&self, group: GroupId) -> Result<GroupStats> {
-        Ok(self.stats_of(&*self.groups.get(group)?))
+        Ok(self.stats_of(&*self.known(group)?))
+    }
+
+    /// A group, unless this is a child of the process that has it.
+    pub(super) fn known(&self, group: GroupId) -> Result<Arc<Group>> {
+        self.process.check()?;
+        self.groups.get(group)
     }
 
     fn stats_of(&self, group: &Group) -> GroupStats {
@@ -359,7 +388,7 @@ impl Shared {
             let books = lane.lock();
             let usage = books.pool.usage();
             stats.live += usage.live - books.pending_bytes;
-            stats.held += usage.held;
+            stats.held += usage.held - lane.home.spilled_bytes();
             stats.kept += books.kept.as_ref().map_or(0, |kept| kept.bytes());
         }
         stats
@@ -369,7 +398,13 @@ impl Shared {
     pub(super) fn pinned_bytes(&self) -> u64 {
         let groups = self.groups.by_use();
         let pinned = groups.iter().filter(|group| group.pins.load(Ordering::SeqCst) > 0);
-        pinned.flat_map(|group| self.lanes_of(group.id)).map(|lane| lane.lock().pool.usage().held).sum()
+        pinned.map(|group| self.held_by(group)).sum()
+    }
+
+    /// The physical memory of the device that a group has, bytes.
+    pub(super) fn held_by(&self, group: &Group) -> u64 {
+        let held = |lane: &Lane| lane.lock().pool.usage().held - lane.home.spilled_bytes();
+        self.lanes_of(group.id).map(held).sum()
     }
 
     pub(super) fn lanes_of(&self, group: GroupId) -> impl Iterator<Item = &Lane> {

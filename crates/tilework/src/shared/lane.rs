@@ -153,11 +153,10 @@ impl Books {
     #[inline(always)]
     pub fn free(&mut self, block: Live, depot: &Depot, home: &Home) -> Result<()> {
         self.freed += 1;
-        if let Some(users) = self.blocks.remove_users(block.address) {
-            self.put_off(block, users, depot);
-            return Ok(());
+        match self.blocks.remove_users(block.address) {
+            Some(users) => self.put_off(block, users, depot),
+            None => self.pool.free(block.id)?,
         }
-        self.pool.free(block.id)?;
         if self.pending.is_empty() && self.kept.is_none() { Ok(()) } else { self.attend(depot, home) }
     }
 
@@ -194,6 +193,11 @@ impl Books {
     pub fn awaited(&mut self, depot: &Depot) -> Vec<Event> {
         self.pending.iter_mut().for_each(|pending| pending.record(depot));
         self.pending.iter().flat_map(|pending| &pending.events).map(|(_, event)| Arc::clone(event)).collect()
+    }
+
+    /// Whether something is pending that could not be recorded yet, so that nothing tells when it is through.
+    pub fn waits_unknown(&self) -> bool {
+        self.pending.iter().any(|pending| !pending.users.is_empty())
     }
 
     /// Takes back the pending blocks whose users are through. With `queue` the stream of `home` waits for the

@@ -23,7 +23,7 @@
 //!
 //! * A *group* has lanes of its own, too, and can be absent: see [`Shared::evict`].
 //!
-//! Locks are taken in this order: a group, pools, a lane, the depot. Who has a group or a lane and wants another only
+//! Locks are taken in this order: a group, the one for groups that come, pools, a lane, the depot. Who has a group or a lane and wants another only
 //! tries.
 
 mod blocks;
@@ -80,7 +80,7 @@ pub type Filter = Box<dyn Fn(Stream) -> bool + Send + Sync>;
 /// A memory manager that threads share and that knows streams.
 ///
 /// Every method may be called from any thread. None of them waits for work of the device, but for
-/// [`trim`](Shared::trim), [`forget_stream`](Shared::forget_stream), and [`alloc`](Shared::alloc) where
+/// [`trim`](Shared::trim), [`forget_stream`](Shared::forget_stream), those that move groups or end one, and [`alloc`](Shared::alloc) where
 /// memory would be out otherwise or a device cannot do without, and where a [guest](Shared::alloc_guest)'s memory
 /// goes to another stream or is given back.
 ///
@@ -95,6 +95,8 @@ pub struct Shared {
     hints: Hints,
     pools: Pools,
     groups: Groups,
+    /// Held while room is made for a group that comes: two would each keep the other from it.
+    coming: Mutex<()>,
     depot: Arc<Depot>,
     store: Arc<Store>,
     live: Count,
@@ -128,6 +130,7 @@ impl Shared {
             hints: Hints::new(),
             guests: Guests::default(),
             groups: Groups::default(),
+            coming: Mutex::default(),
             store: Arc::new(Store::new(Arc::clone(&depot))),
             depot,
             pools,
@@ -351,6 +354,7 @@ impl Shared {
     /// # Errors
     /// [`Error::LimitBelowPinned`] when groups that are pinned hold more: the limit stays as it was.
     pub fn set_limit(&self, bytes: Option<u64>) -> Result<()> {
+        self.process.check()?;
         let pinned = self.pinned_bytes();
         match bytes {
             Some(limit) if limit < pinned => Err(Error::LimitBelowPinned { limit, pinned }),
@@ -359,6 +363,11 @@ impl Shared {
                 Ok(())
             }
         }
+    }
+
+    /// The most that may be held, bytes, by the limit and by the device, where there is such.
+    pub fn limit(&self) -> Option<u64> {
+        self.depot.limit()
     }
 
     /// Lets memory be on the host, at addresses like any other, where everything else has been tried and nothing is left
@@ -416,11 +425,13 @@ impl Shared {
         if let Some(reason) = refusal {
             return Err(Error::Stream { stream: key.stream.0, reason });
         }
-        if let Some(group) = key.group_id() {
-            let group = self.groups.get(group)?;
-            if lock(&group.state).residence() != Residence::Resident {
-                return Err(Error::Evicted { group: group.name.clone() });
-            }
+        let group = key.group_id().map(|group| self.groups.get(group)).transpose()?;
+        // Held until the lane is there to be seen by an eviction.
+        let state = group.as_ref().map(|group| lock(&group.state));
+        if let (Some(group), Some(state)) = (&group, &state)
+            && state.residence() != Residence::Resident
+        {
+            return Err(Error::Evicted { group: group.name.clone() });
         }
         Ok(self.lanes.get_or_make(key, || {
             let serial = self.serial.fetch_add(1, Ordering::Relaxed);

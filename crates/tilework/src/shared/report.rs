@@ -84,6 +84,18 @@ impl Shared {
         Usage { live: self.live.now(), peak_live: self.live.peak(), ..self.depot.usage() }
     }
 
+    /// The part of what is live that is not on the device, its groups being evicted, bytes. Takes each lane's lock.
+    pub fn absent_bytes(&self) -> u64 {
+        if !self.process.is_this() {
+            return 0;
+        }
+        let absent = |lane: &Lane| {
+            let books = lane.lock();
+            if books.pool.is_absent() { books.pool.usage().live - books.pending_bytes } else { 0 }
+        };
+        self.lanes.iter().map(absent).sum()
+    }
+
     /// What was asked of the device so far. Waits for a call that is under way.
     pub fn calls(&self) -> Calls {
         if self.process.is_this() { self.depot.calls() } else { Calls::default() }

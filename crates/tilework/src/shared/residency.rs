@@ -95,8 +95,7 @@ fn load(cargo: &mut [Cargo]) -> Result<Option<Event>> {
 impl Shared {
     /// Evicts a group, or discards it.
     pub(super) fn leave(&self, group: GroupId, keep: bool) -> Result<u64> {
-        self.process.check()?;
-        let group = self.groups.get(group)?;
+        let group = self.known(group)?;
         let mut state = lock(&group.state);
         if matches!(*state, State::Evicted) {
             if !keep {
@@ -160,6 +159,9 @@ impl Shared {
             lane.home.begin();
             awaited.push(self.depot.mark(&lane.home).ok_or_else(no_event)?);
             awaited.extend(books.awaited(&self.depot));
+            if books.waits_unknown() {
+                return Err(no_event());
+            }
             for user in books.blocks.users() {
                 awaited.push(self.depot.record(user).ok_or_else(no_event)?);
             }
@@ -193,6 +195,8 @@ impl Shared {
         let Some(stream) = stream else { return Ok(bytes) };
         if let State::Resident { arrived, .. } = &mut *state {
             match arrived.as_ref().filter(|event| !event.passed()) {
+                // A wait for work outside of it would spoil a capture.
+                Some(event) if self.depot.streams().is_capturing(stream) => event.synchronize()?,
                 Some(event) => event.wait(stream)?,
                 None => *arrived = None,
             }
@@ -299,6 +303,7 @@ impl Shared {
 
     /// Attaches the lanes of an evicted group, all or none, making room where need be.
     fn attach(&self, group: &Group) -> Result<Vec<Cargo>> {
+        let _alone = lock(&self.coming);
         let mut cargo = Vec::new();
         for lane in self.lanes_of(group.id) {
             match self.attach_lane(group, lane) {
@@ -330,7 +335,7 @@ impl Shared {
             let attached = books.pool.attach();
             lane.home.set_spilling(false);
             let lacks = match attached {
-                Ok(_) => return Ok(Some(books.pool.spans())),
+                Ok(()) => return Ok(Some(books.pool.spans())),
                 Err(Error::OutOfMemory { request, .. }) => request,
                 Err(error) => return Err(error),
             };
@@ -346,7 +351,7 @@ impl Shared {
                     });
                     true
                 }
-                _ => self.evict_one(Some(group.id)),
+                _ => self.evict_one(Some(group.id), lacks),
             };
             if !relieved && self.depot.spills() && !spills {
                 spills = true;
@@ -372,20 +377,29 @@ impl Shared {
         }
     }
 
-    /// Evicts the group used longest ago that can be. False when there was none.
-    pub(super) fn evict_one(&self, except: Option<GroupId>) -> bool {
-        self.groups.by_use().into_iter().filter(|group| Some(group.id) != except).any(|group| {
+    /// Evicts the group used longest ago that can be: if all of them together would make room for `lacks` bytes, or the
+    /// host does for what lacks then. False when there was none.
+    pub(super) fn evict_one(&self, except: Option<GroupId>, lacks: u64) -> bool {
+        let mut groups = self.groups.by_use();
+        groups.retain(|group| Some(group.id) != except && group.pins.load(Ordering::SeqCst) == 0);
+        let evictable: u64 = groups.iter().map(|group| self.held_by(group)).sum();
+        let stays = self.depot.usage().held.saturating_sub(evictable + self.depot.stock_bytes());
+        let too_much = self.depot.limit().is_some_and(|limit| stays.saturating_add(lacks) > limit);
+        if too_much && !self.depot.spills() {
+            return false;
+        }
+        groups.into_iter().any(|group| {
             let mut state = match group.state.try_lock() {
                 Ok(state) => state,
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
                 Err(TryLockError::WouldBlock) => return false,
             };
+            // Whoever pins it now waits for the state before he uses it.
             let is_pinned = group.pins.load(Ordering::SeqCst) > 0;
-            let held = || self.lanes_of(group.id).map(|lane| lane.lock().pool.usage().held).sum::<u64>();
-            if is_pinned || !matches!(*state, State::Resident { .. }) || held() == 0 {
+            if is_pinned || matches!(*state, State::Evicted) || self.held_by(&group) == 0 {
                 return false;
             }
-            let gone = self.go(&group, &mut state, true);
+            let gone = self.arrive(&group, &mut state).and_then(|_| self.go(&group, &mut state, true));
             gone.inspect_err(
                 |error| tracing::warn!(%error, group = group.name, "a group could not be evicted"),
             )

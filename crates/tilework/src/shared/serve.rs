@@ -25,6 +25,7 @@ impl Shared {
         let mut waits = [Wait::Stream, Wait::Host].into_iter();
         while matches!(served, Err(Error::OutOfMemory { .. })) {
             // Nobody may wait for a lane while he has one. Nothing was placed, so nothing can be lost.
+            let lacks = bytes.saturating_sub(books.pool.free_bytes());
             drop(books);
             let relieved = match waits.next() {
                 Some(wait) => {
@@ -32,7 +33,7 @@ impl Shared {
                     self.relieve(lane, bytes, wait);
                     true
                 }
-                None => self.evict_one(lane.key.group_id()),
+                None => self.evict_one(lane.key.group_id(), lacks),
             };
             books = lane.lock();
             let spills = !relieved && self.depot.spills();

@@ -92,3 +92,18 @@ impl Mark for InOrder {
         Ok(())
     }
 }
+
+/// The last of several places to be reached.
+impl Mark for Vec<Event> {
+    fn wait(&self, stream: Stream) -> Result<(), DeviceError> {
+        self.iter().try_for_each(|event| event.wait(stream))
+    }
+
+    fn passed(&self) -> bool {
+        self.iter().all(|event| event.passed())
+    }
+
+    fn synchronize(&self) -> Result<(), DeviceError> {
+        self.iter().try_for_each(|event| event.synchronize())
+    }
+}

@@ -103,7 +103,7 @@ impl Pool {
     }
 
     /// Creates heaps where there were some, but for those that nothing is in use of by now, and maps them as the others
-    /// were: at home, and in the stitched mappings of live blocks. Contents are undefined. Returns the bytes created.
+    /// were: at home, and in the stitched mappings of live blocks. Contents are undefined.
     ///
     /// Heaps may be other than before, and fewer: each costs the driver's time whenever the pool goes or comes. Only
     /// where heaps map whole and a live block is stitched, its mapping asks for the lengths there were.
@@ -111,7 +111,7 @@ impl Pool {
     /// # Errors
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory) with the bytes of all that was to be created;
     /// [`Error::Device`](crate::Error::Device). Nothing is created then and the pool stays absent.
-    pub(crate) fn attach(&mut self) -> Result<u64> {
+    pub(crate) fn attach(&mut self) -> Result<()> {
         debug_assert!(self.absent);
         self.retry()?;
         self.forget_unused();
@@ -121,7 +121,7 @@ impl Pool {
             Ok(()) => {
                 self.absent = false;
                 self.memory.account_mut().set_absent(0);
-                Ok(bytes)
+                Ok(())
             }
             Err(error) => {
                 // None of it is mapped any more: what was is undone already.

@@ -82,8 +82,11 @@ impl Device for Door {
         let mut state = lock(&depot.state);
         if depot.caps.tiling {
             let event = depot.mark(&self.home);
-            let since = (!state.aging).then_some(state.executions);
+            let since = (!self.home.is_aging()).then_some(state.executions);
             let spilled = state.spilled.contains(&heap);
+            if spilled {
+                self.home.take_spilled(bytes);
+            }
             depot.put_in_stock(
                 &mut state,
                 bytes,

@@ -1,7 +1,7 @@
 //! A lane as the depot knows it.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use super::lock;
 use crate::manager::Stream;
@@ -23,6 +23,10 @@ pub struct Home {
     /// Its pool is being served for the last time before memory counts as out: heaps are taken for which its
     /// stream has to wait.
     pressed: AtomicBool,
+    /// What its lane gives back now grew old there.
+    aging: AtomicBool,
+    /// Bytes of heaps it has that are on the host.
+    spilled: AtomicU64,
     /// Its pool is being served when nothing is left but the host's memory.
     spilling: AtomicBool,
     /// Recorded during the operation that the lane is in, for all it gives back in it.
@@ -36,6 +40,8 @@ impl Home {
             odd: AtomicU8::new(0),
             pinned: AtomicBool::new(key.is_graph()),
             pressed: AtomicBool::new(false),
+            aging: AtomicBool::new(false),
+            spilled: AtomicU64::new(0),
             spilling: AtomicBool::new(false),
             mark: Mutex::default(),
         }
@@ -91,6 +97,27 @@ impl Home {
 
     pub fn is_pressed(&self) -> bool {
         self.pressed.load(Ordering::Relaxed)
+    }
+
+    pub fn set_aging(&self, aging: bool) {
+        self.aging.store(aging, Ordering::Relaxed);
+    }
+
+    pub fn is_aging(&self) -> bool {
+        self.aging.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of heaps that the lane has and that are on the host.
+    pub fn spilled_bytes(&self) -> u64 {
+        self.spilled.load(Ordering::Relaxed)
+    }
+
+    pub fn add_spilled(&self, bytes: u64) {
+        self.spilled.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub fn take_spilled(&self, bytes: u64) {
+        self.spilled.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     pub fn set_spilling(&self, spilling: bool) {
