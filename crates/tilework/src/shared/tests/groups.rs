@@ -392,3 +392,253 @@ fn what_is_constant_is_copied_once() {
     rig.free(more);
     rig.check();
 }
+
+/// A block of a group's that a stream, which is being captured by now, uses too.
+fn captured_user(rig: &mut Rig, group: GroupId) -> u64 {
+    let block = rig.used_for(group, 4 * MIB, A);
+    rig.world.order(B, A);
+    rig.front.record_stream(block, B).unwrap();
+    rig.launch(B, block);
+    rig.world.capture(B, true);
+    block
+}
+
+#[test]
+fn an_eviction_is_refused_while_it_cannot_be_told_what_a_freed_block_waits_for() {
+    let mut rig = rig();
+    let group = rig.group("unet");
+    let block = captured_user(&mut rig, group);
+    let other = rig.used_for(group, MIB, A);
+    rig.free(block);
+    assert!(matches!(rig.front.evict(group), Err(Error::Device(_))));
+    assert!(matches!(rig.front.remove_group(group), Err(Error::GroupInUse { .. })));
+    rig.free(other);
+    assert!(matches!(rig.front.remove_group(group), Err(Error::GroupInUse { blocks: 0, .. })));
+    rig.world.capture(B, false);
+    rig.world.run(B);
+    rig.front.remove_group(group).unwrap();
+    rig.front.trim().unwrap();
+    assert_eq!(rig.front.usage().held, 0);
+}
+
+#[test]
+fn a_stream_that_is_captured_waits_for_no_contents() {
+    let mut rig = rig();
+    let group = rig.group("unet");
+    let block = rig.used_for(group, 40 * MIB, A);
+    rig.front.evict(group).unwrap();
+    rig.world.capture(B, true);
+    rig.front.restore(group, Some(B)).unwrap();
+    rig.moved(block);
+    assert!(rig.world.is_idle(BUS), "the host waited in its place");
+}
+
+#[test]
+fn numbers_that_no_group_has_are_refused() {
+    let rig = rig();
+    let group = rig.group("unet");
+    rig.front.begin_pool(PoolId(1, 1), Box::new(|stream| stream == B)).unwrap();
+    for wrong in [group.0 + 1, 1 << 31, 1 << 31 | group.0, u32::MAX] {
+        for stream in [A, B] {
+            assert_eq!(rig.front.alloc_for(GroupId(wrong), MIB, stream), Err(Error::UnknownGroup(wrong)));
+        }
+    }
+}
+
+#[test]
+fn contents_go_with_the_last_block_whoever_used_it() {
+    let mut rig = rig();
+    let group = rig.group("unet");
+    let block = rig.used_for(group, 40 * MIB, A);
+    rig.front.record_stream(block, B).unwrap();
+    rig.front.evict(group).unwrap();
+    rig.free(block);
+    assert_eq!(rig.front.stats().kept, 0);
+    rig.check();
+}
+
+#[test]
+fn what_no_eviction_could_serve_evicts_nothing() {
+    let mut rig = rig();
+    let group = rig.group("unet");
+    rig.front.set_limit(Some(24 * MIB)).unwrap();
+    rig.used_for(group, 8 * MIB, A);
+    assert!(matches!(rig.try_alloc(1024 * MIB, B), Err(Error::OutOfMemory { .. })));
+    assert_eq!(rig.residence(group), Residence::Resident);
+    rig.check();
+}
+
+#[test]
+fn a_prefetched_group_makes_room_like_others() {
+    let mut rig = rig();
+    let group = rig.group("unet");
+    rig.front.set_limit(Some(16 * MIB)).unwrap();
+    let block = rig.used_for(group, 8 * MIB, A);
+    rig.front.evict(group).unwrap();
+    rig.left_out(&[block]);
+    rig.front.prefetch(group).unwrap();
+    rig.used(12 * MIB, B);
+    assert_eq!(rig.residence(group), Residence::Evicted);
+    rig.front.check_invariants();
+}
+
+#[test]
+fn what_an_eviction_could_not_give_back_is_tried_again() {
+    let mut rig = rig();
+    let group = rig.group("unet");
+    let block = rig.used_for(group, 8 * MIB, A);
+    rig.faults.set(Plan::every(1).of(Call::Unmap));
+    assert!(matches!(rig.front.evict(group), Err(Error::Device(_))));
+    rig.faults.clear();
+    assert_eq!((rig.residence(group), rig.front.usage().held), (Residence::Evicted, 8 * MIB));
+    rig.front.trim().unwrap();
+    assert_eq!(rig.front.usage().held, 0);
+    rig.front.restore(group, None).unwrap();
+    rig.moved(block);
+    rig.check();
+}
+
+#[test]
+fn a_save_that_fails_leaves_no_copy_under_way() {
+    let mut rig = rig();
+    let group = rig.group("unet");
+    let block = rig.used_for(group, 80 * MIB, A);
+    rig.world.run(A);
+    rig.world.limit_copies(Some(1));
+    assert!(matches!(rig.front.evict(group), Err(Error::Device(_))));
+    rig.world.limit_copies(None);
+    assert_eq!((rig.residence(group), rig.front.stats().kept), (Residence::Resident, 0));
+    rig.free(block);
+    rig.front.trim().unwrap();
+    assert_eq!(rig.front.usage().held, 0);
+}
+
+#[test]
+fn a_load_that_fails_leaves_the_group_evicted_with_all_that_is_kept() {
+    for hosting in [Hosting { pinned_bytes: 1 << 40, directory: None }, Hosting::default()] {
+        let mut rig = rig();
+        rig.front.set_hosting(hosting);
+        let group = rig.group("unet");
+        let blocks = [(80 * MIB, A), (40 * MIB, B)].map(|(bytes, stream)| rig.used_for(group, bytes, stream));
+        rig.front.evict(group).unwrap();
+        rig.left_out(&blocks);
+        rig.world.limit_copies(Some(2));
+        assert!(matches!(rig.front.restore(group, None), Err(Error::Device(_))));
+        rig.front.prefetch(group).unwrap();
+        assert!(matches!(rig.front.evict(group), Err(Error::Device(_))), "of the prefetch");
+        rig.world.limit_copies(None);
+        assert_eq!((rig.residence(group), rig.front.stats().kept), (Residence::Evicted, 120 * MIB));
+        rig.front.restore(group, None).unwrap();
+        rig.enter(blocks[0], 80 * MIB, A);
+        rig.enter(blocks[1], 40 * MIB, B);
+        rig.check();
+    }
+}
+
+#[test]
+fn the_front_goes_after_its_copies() {
+    let mut rig = rig();
+    let group = rig.group("unet");
+    rig.used_for(group, 80 * MIB, A);
+    rig.front.evict(group).unwrap();
+    rig.front.restore(group, Some(A)).unwrap();
+    assert!(!rig.world.is_idle(BUS));
+    drop(rig.front);
+}
+
+#[test]
+fn what_is_on_the_host_counts_against_no_limit() {
+    let mut rig = rig();
+    rig.front.set_limit(Some(8 * MIB)).unwrap();
+    rig.front.set_spill(true).unwrap();
+    let group = rig.front.group("unet").unwrap();
+    rig.used_for(group, 16 * MIB, A);
+    let held = rig.front.group_stats(group).unwrap().held;
+    assert!(held <= 8 * MIB, "{held}");
+    rig.front.set_limit(Some(8 * MIB)).unwrap();
+    rig.front.check_invariants();
+}
+
+#[test]
+fn a_lowered_limit_empties_the_stock() {
+    let mut rig = rig();
+    let group = rig.group("unet");
+    let block = rig.used_for(group, 8 * MIB, A);
+    rig.left_out(&[block]);
+    rig.front.evict(group).unwrap();
+    rig.front.set_limit(Some(4 * MIB)).unwrap();
+    assert!(rig.front.usage().held <= 4 * MIB);
+    assert!(matches!(rig.front.restore(group, None), Err(Error::OutOfMemory { .. })));
+    rig.front.check_invariants();
+}
+
+fn many_fronts(rounds: u64, body: impl Fn(&Shared, GroupId, u64)) {
+    for round in 0..rounds {
+        let streams = Box::new(crate::shared::streams::InOrder);
+        let front = Shared::new(device::open("sim-h200").unwrap(), streams, &Options::default()).unwrap();
+        let group = front.group("unet").unwrap();
+        front.unpin(group).unwrap();
+        body(&front, group, round);
+        front.check_invariants();
+    }
+}
+
+#[test]
+fn no_lane_is_made_unseen_while_its_group_goes() {
+    many_fronts(300, |front, group, round| {
+        front.alloc_for(group, MIB, A).unwrap();
+        let all = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                all.wait();
+                (0..round % 60).for_each(|_| std::hint::spin_loop());
+                let _either = front.alloc_for(group, MIB, B);
+            });
+            all.wait();
+            front.evict(group).unwrap();
+        });
+        assert_eq!(front.group_stats(group).unwrap().held, 0);
+    });
+}
+
+#[test]
+fn a_group_that_is_removed_while_it_is_asked_leaks_nothing() {
+    many_fronts(100, |front, group, round| {
+        let ask = || (1..=20).filter_map(|stream| front.alloc_for(group, MIB, Stream(stream)).ok()).collect();
+        let served: Vec<u64> = ask();
+        served.into_iter().for_each(|block| front.free(block).unwrap());
+        let all = std::sync::Barrier::new(2);
+        let served: Vec<u64> = std::thread::scope(|scope| {
+            let asking = scope.spawn(|| {
+                all.wait();
+                (0..round * 20).for_each(|_| std::hint::spin_loop());
+                ask()
+            });
+            all.wait();
+            let _either = front.remove_group(group);
+            asking.join().unwrap()
+        });
+        served.into_iter().for_each(|block| front.free(block).unwrap());
+        let _either = front.remove_group(group);
+        front.trim().unwrap();
+        assert_eq!(front.usage().held, 0);
+    });
+}
+
+#[test]
+fn groups_that_come_at_once_do_not_keep_each_other_out() {
+    many_fronts(1, |front, first, _| {
+        front.set_limit(Some(24 * MIB)).unwrap();
+        let second = front.group("vae").unwrap();
+        front.unpin(second).unwrap();
+        for group in [first, second] {
+            (1..5).for_each(|stream| drop(front.alloc_for(group, 4 * MIB, Stream(stream)).unwrap()));
+            front.evict(group).unwrap();
+        }
+        std::thread::scope(|scope| {
+            for group in [first, second] {
+                scope.spawn(move || (0..1000).for_each(|_| drop(front.restore(group, None).unwrap())));
+            }
+        });
+    });
+}

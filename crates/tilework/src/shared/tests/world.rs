@@ -42,6 +42,8 @@ struct State {
     recorded: usize,
     asked: usize,
     witness: Option<Witness>,
+    /// Copies that are still taken before one is refused.
+    copies: Option<usize>,
 }
 
 /// The stream that stands for the device's own queue of copies.
@@ -191,6 +193,11 @@ impl World {
         self.state().asked
     }
 
+    /// Refuses all copies through buffers but the next `copies`; `None` takes all.
+    pub fn limit_copies(&self, copies: Option<usize>) {
+        self.state().copies = copies;
+    }
+
     /// Whether all that was queued on `stream` is over.
     pub fn is_idle(&self, stream: Stream) -> bool {
         let state = &mut *self.state();
@@ -256,9 +263,14 @@ impl std::fmt::Debug for Buffer {
 
 impl Buffer {
     /// One queue for both directions, on which nothing else is ordered.
-    fn copy(&mut self, address: u64, bytes: usize) {
+    fn copy(&mut self, address: u64, bytes: usize) -> Result<(), DeviceError> {
+        if let Some(copies) = &mut self.world.state().copies {
+            let refused = DeviceError::Failed { call: Call::Read, reason: "copies are refused".into() };
+            *copies = copies.checked_sub(1).ok_or(refused)?;
+        }
         let witness = self.world.state().witness.clone().expect("a device");
         self.world.launch(BUS, address, bytes as u64, &witness);
+        Ok(())
     }
 }
 
@@ -268,13 +280,11 @@ impl Staging for Buffer {
     }
 
     fn download(&mut self, _: usize, address: u64, bytes: usize) -> Result<(), DeviceError> {
-        self.copy(address, bytes);
-        Ok(())
+        self.copy(address, bytes)
     }
 
     fn upload(&mut self, _: usize, address: u64, bytes: usize) -> Result<(), DeviceError> {
-        self.copy(address, bytes);
-        Ok(())
+        self.copy(address, bytes)
     }
 
     fn mark(&mut self) -> Result<Event, DeviceError> {
@@ -284,6 +294,14 @@ impl Staging for Buffer {
     fn contents(&mut self) -> Result<&mut [u8], DeviceError> {
         self.mark()?.synchronize()?;
         Ok(&mut self.contents)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let state = &mut *self.world.state();
+        let clock = state.clock(BUS.0);
+        state.finish(&clock);
     }
 }
 
@@ -332,6 +350,15 @@ struct Timed {
     inner: Box<dyn Device>,
     world: World,
     ranges: BTreeMap<RangeId, Range>,
+}
+
+impl Drop for Timed {
+    fn drop(&mut self) {
+        assert!(
+            std::thread::panicking() || self.world.is_idle(BUS),
+            "the device goes while copies are under way"
+        );
+    }
 }
 
 impl Device for Timed {
