@@ -171,6 +171,29 @@ class Torch(unittest.TestCase):
             assert sum(figures["residence"] == "resident" for figures in stats) == 1, stats
             assert tilework.torch.stats()["held"] <= 20 * MIB
             refused(RuntimeError, "backward", parts[0])
+            refused(KeyError, "no group 'typo'", lambda: tilework.torch.evict("typo"))
+            import copy
+            tilework.torch.set_limit(30 * MIB)
+            with torch.no_grad():
+                with groups[2].resident():
+                    twin = copy.deepcopy(parts[2])
+                twin.weights.copy_(torch.full((3 * MIB,), 9.0))
+                assert twin()[0] == 9 and parts[2]()[0] == 2
+                del twin
+            class Frozen(nn.Linear):
+                def encode(self, count):
+                    for _ in range(count):
+                        yield self.weight
+                async def decode(self):
+                    pass
+            refused(RuntimeError, "coroutine", lambda: tilework.torch.manage(Frozen(2, 2), "frozen"))
+            frozen = Frozen(2, 2).requires_grad_(False)
+            group = tilework.torch.manage(frozen, "frozen", methods=("forward", "encode"))
+            refused(RuntimeError, "backward", lambda: frozen(torch.ones(2, requires_grad=True)))
+            assert [group.stats()["pins"] for _ in frozen.encode(2)] == [1, 1] and group.stats()["pins"] == 0
+            with group.resident():
+                refused(RuntimeError, "pinned", group.evict)
+            assert group.stats()["pins"] == 0
             with torch.inference_mode():
                 with tilework.torch.group("made in place"):
                     part = Part(7).cuda()

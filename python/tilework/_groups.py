@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import inspect
 import threading
+import types
 from typing import Any, Callable, Iterator, Sequence
 
 from tilework._library import GROUP_FIGURES, OUT_OF_MEMORY, RESIDENCES, Error, GroupFigures, call
@@ -46,13 +48,15 @@ class Group:
         call("tilework_group", manager, self.name.encode(), ctypes.byref(number))
         return manager, number.value
 
-    def _keep(self, manager: ctypes.c_void_p, number: int, keep: bool) -> None:
-        """Takes or gives back the pin that the group was made with."""
+    def _keep(self, manager: ctypes.c_void_p, number: int, keep: bool) -> bool:
+        """Takes or gives back the pin that the group was made with. Returns whether it was there before."""
         with self._lock:
             key = manager.value or 0
-            if self._kept.get(key, True) != keep:
+            kept = self._kept.get(key, True)
+            if kept != keep:
                 call("tilework_pin" if keep else "tilework_unpin", manager, number)
                 self._kept[key] = keep
+            return kept
 
     def evict(self, device: Any = None) -> int:
         """Copies its contents to the host and gives its memory to others. Returns the bytes of GPU memory released.
@@ -72,13 +76,13 @@ class Group:
     def _leave(self, function: str, device: Any) -> int:
         manager, number = self._member(device)
         call("tilework_group_used_on", manager, number, self._stream(device))
-        self._keep(manager, number, False)
+        kept = self._keep(manager, number, False)
         released = ctypes.c_uint64()
         try:
             call(function, manager, number, ctypes.byref(released))
         except RuntimeError:
             if self.stats(device)["residence"] == "resident":
-                self._keep(manager, number, True)
+                self._keep(manager, number, kept)
             raise
         return released.value
 
@@ -92,11 +96,11 @@ class Group:
             torch.OutOfMemoryError: it does not fit beside what cannot be evicted. It stays on the host.
         """
         manager, number = self._member(device)
-        self._keep(manager, number, True)
+        kept = self._keep(manager, number, True)
         try:
             return self._restore(manager, number, device)
         except BaseException:
-            self._keep(manager, number, False)
+            self._keep(manager, number, kept)
             raise
 
     def _restore(self, manager: ctypes.c_void_p, number: int, device: Any) -> int:
@@ -124,9 +128,11 @@ class Group:
             self._restore(manager, number, device)
             yield self
         finally:
-            # Work may have been queued on another stream than the one at the beginning.
-            call("tilework_group_used_on", manager, number, self._stream(device))
-            call("tilework_unpin", manager, number)
+            try:
+                # Work may have been queued on another stream than the one at the beginning.
+                call("tilework_group_used_on", manager, number, self._stream(device))
+            finally:
+                call("tilework_unpin", manager, number)
 
     def set_constant(self, constant: bool = True, device: Any = None) -> None:
         """Says that its contents do not change any more once they are on the host, as weights that are only used.
@@ -150,34 +156,58 @@ class Group:
 
 def move(module: Any, group: Group, device: Any) -> None:
     """Gives a module's parameters and buffers memory of the group, on the GPU."""
-
-    def moved(tensor: Any) -> Any:
-        # Also what lies there already, but in other memory.
-        return tensor.detach().to(device, copy=True).requires_grad_(tensor.requires_grad)
-
     with group:
         # Parameters stay the objects they are, so that whoever has them sees them move.
         for tensor in (*module.parameters(), *module.buffers()):
-            tensor.data = moved(tensor).data
+            # Also what lies there already, but in other memory.
+            tensor.data = tensor.data.to(device, copy=True)
 
 
 def watch(module: Any, group: Group, device: Any, methods: Sequence[str]) -> None:
     """Makes the group resident while one of the module's methods runs."""
+    found = [name for name in methods if callable(getattr(module, name, None))]
+    for name in found:
+        if inspect.iscoroutinefunction(getattr(module, name)):
+            raise RuntimeError(f"{type(module).__name__}.{name} is a coroutine: use group.resident() in it instead")
+    for name in found:
+        original = getattr(module, name)
+        run = _generator(name, group, device) if inspect.isgeneratorfunction(original) else _run(name, group, device)
+        # A method of the instance: a copy of the module runs with its own parameters.
+        setattr(module, name, types.MethodType(functools.wraps(original)(run), module))
+
+
+def _run(name: str, group: Group, device: Any) -> Callable[..., Any]:
+    def run(module: Any, *arguments: Any, **options: Any) -> Any:
+        _check(module, group, arguments, options)
+        with group.resident(device):
+            return getattr(type(module), name)(module, *arguments, **options)
+
+    return run
+
+
+def _generator(name: str, group: Group, device: Any) -> Callable[..., Any]:
+    def run(module: Any, *arguments: Any, **options: Any) -> Any:
+        _check(module, group, arguments, options)
+        with group.resident(device):
+            yield from getattr(type(module), name)(module, *arguments, **options)
+
+    return run
+
+
+def _check(module: Any, group: Group, arguments: Any, options: Any) -> None:
+    """Refuses what would use the weights when the call is over."""
     import torch
+    from torch.utils import _pytree
 
-    def wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def run(*arguments: Any, **options: Any) -> Any:
-            if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in module.parameters()):
-                raise RuntimeError(
-                    f"{group!r} is managed and may be evicted before a backward pass: run it under "
-                    "torch.no_grad(), or leave it unmanaged and call evict() and restore() yourself"
-                )
-            with group.resident(device):
-                return original(*arguments, **options)
-
-        return run
-
-    for name in methods:
-        if callable(getattr(module, name, None)):
-            setattr(module, name, wrapped(getattr(module, name)))
+    if torch.is_grad_enabled():
+        leaves = (*module.parameters(), *_pytree.tree_leaves((arguments, options)))
+        if any(isinstance(leaf, torch.Tensor) and leaf.requires_grad for leaf in leaves):
+            raise RuntimeError(
+                f"{group!r} is managed and may be evicted before a backward pass: run it under "
+                "torch.no_grad(), or leave it unmanaged and call evict() and restore() yourself"
+            )
+    if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"{group!r} is managed and may be evicted before the graph that is being captured is replayed: leave "
+            "it unmanaged, and restore() it before each replay"
+        )

@@ -199,7 +199,11 @@ def group(name: str) -> Group:
 
 
 def _named(group_or_name: Group | str) -> Group:
-    return group_or_name if isinstance(group_or_name, Group) else group(group_or_name)
+    if isinstance(group_or_name, Group):
+        return group_or_name
+    if group_or_name not in _known:
+        raise KeyError(f"there is no group {group_or_name!r}: tilework.torch.group() and manage() make them")
+    return _known[group_or_name]
 
 
 def evict(group: Group | str, device: Any = None) -> int:
@@ -234,8 +238,9 @@ def manage(
     Its parameters and buffers move to the GPU, in memory of the group; not if a group of this name is there already:
     then they were made in its `with` block. Each call of one of its `methods` first brings
     them back if they are gone, which may send other managed groups away under the limit, and keeps them until it
-    returns. What the call allocates belongs to no group and stays. For inference: a call that would record gradients
-    is refused.
+    returns. What the call allocates belongs to no group and stays. For inference: a call that would record gradients,
+    or be captured in a CUDA graph, is refused. Outside of these methods nothing may touch the parameters, unless in
+    `with group.resident():`, and what moves them, such as `.half()`, takes them out of the group.
 
     Args:
         module: a torch.nn.Module.
@@ -249,13 +254,21 @@ def manage(
     if name is None:
         kind = type(module).__name__
         name = next(n for n in (f"{kind}-{count}" for count in range(len(_known) + 1)) if n not in _known)
+    # The same GPU in every thread, whatever is current there.
+    gpu = _hooks.ordinal(device)
     is_there = name in _known
     member = group(name)
-    if not is_there:
-        _groups.move(module, member, device)
-    member.set_constant(constant, device)
-    member.release(device)
-    _groups.watch(module, member, device, methods)
+    try:
+        if not is_there:
+            _groups.move(module, member, f"cuda:{gpu}")
+        member.set_constant(constant, gpu)
+        _groups.watch(module, member, gpu, methods)
+        member.release(gpu)
+    except BaseException:
+        if not is_there:
+            # What moved already stays where it is, and the name is free.
+            _known.pop(name, None)
+        raise
     return member
 
 

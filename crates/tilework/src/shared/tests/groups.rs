@@ -632,12 +632,18 @@ fn groups_that_come_at_once_do_not_keep_each_other_out() {
         let second = front.group("vae").unwrap();
         front.unpin(second).unwrap();
         for group in [first, second] {
-            (1..5).for_each(|stream| drop(front.alloc_for(group, 4 * MIB, Stream(stream)).unwrap()));
+            for stream in 1..5 {
+                front.alloc_for(group, 4 * MIB, Stream(stream)).unwrap();
+            }
             front.evict(group).unwrap();
         }
         std::thread::scope(|scope| {
             for group in [first, second] {
-                scope.spawn(move || (0..1000).for_each(|_| drop(front.restore(group, None).unwrap())));
+                scope.spawn(move || {
+                    for _ in 0..1000 {
+                        front.restore(group, None).unwrap();
+                    }
+                });
             }
         });
     });
