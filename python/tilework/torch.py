@@ -298,7 +298,7 @@ def set_spill(spill: bool = True, device: Any = None) -> None:
     """Lets tensors lie in memory of the host when nothing else is left within the limit; or no longer.
 
     The GPU uses it in place, over the bus: slow, and better than running out. What is there shows as `spilled` in
-    `stats()`, and leaves when its tensors are freed.
+    `stats()`, and is given back like other memory, when it was unused for some executions or by `trim()`.
     """
     call("tilework_set_spill", _manager(device), spill)
 

@@ -231,7 +231,7 @@ enum tilework_status tilework_set_limit(tilework_manager *manager,
                                         uint64_t limit_bytes);
 
 // Lets memory be on the host, at addresses like any other, where everything else has been tried and nothing is left
-// within the limit; or no longer. It is slow to use, and given back as soon as it is free.
+// within the limit; or no longer. It is slow to use, and given back like any other memory that is unused.
 enum tilework_status tilework_set_spill(tilework_manager *manager,
                                         bool spill);
 

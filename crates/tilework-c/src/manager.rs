@@ -370,7 +370,7 @@ pub extern "C" fn tilework_set_limit(manager: *mut TileworkManager, limit_bytes:
 }
 
 /// Lets memory be on the host, at addresses like any other, where everything else has been tried and nothing is left
-/// within the limit; or no longer. It is slow to use, and given back as soon as it is free.
+/// within the limit; or no longer. It is slow to use, and given back like any other memory that is unused.
 #[unsafe(no_mangle)]
 pub extern "C" fn tilework_set_spill(manager: *mut TileworkManager, spill: bool) -> TileworkStatus {
     with(manager, |shared| Ok(shared.set_spill(spill)?))

@@ -54,7 +54,7 @@ struct Stocked {
     event: Option<Event>,
     /// The execution in which it came. None: it has grown old with its lane already.
     since: Option<u64>,
-    /// It lies on the host: nobody is to have it but who would have none otherwise.
+    /// It lies on the host: nobody is to have it but who would have none otherwise, and making one is very dear.
     spilled: bool,
 }
 
@@ -363,9 +363,9 @@ impl Depot {
         )
     }
 
-    /// Waits on the host for all that is late and all uses of the stock, and releases the stock. Returns the
-    /// bytes released.
-    pub fn empty(&self) -> Result<u64, DeviceError> {
+    /// Waits on the host for all that is late and all uses of the stock, and releases the stock, of heaps on the host only if `spilled`.
+    /// Returns the bytes released.
+    pub fn empty(&self, spilled: bool) -> Result<u64, DeviceError> {
         let mut state = lock(&self.state);
         let mut outcome = self.settle(&mut state);
         let late = state.late.iter().filter_map(|late| late.event.clone());
@@ -382,7 +382,7 @@ impl Depot {
             state = lock(&self.state);
             outcome = outcome.and(self.settle(&mut state));
         }
-        let released = self.release(&mut state, u64::MAX, |_| true)?;
+        let released = self.release(&mut state, u64::MAX, |entry| spilled || !entry.spilled)?;
         outcome.map(|()| released)
     }
 
@@ -441,10 +441,7 @@ impl Depot {
             }
             outcome = outcome.and(given.unwrap_or(Ok(())));
         }
-        // What lies on the host is slow, and of use to nobody who can have other memory.
-        let spilled = state.stock.values().flatten().any(|entry| entry.spilled);
-        let released = if spilled { self.release(state, u64::MAX, |entry| entry.spilled) } else { Ok(0) };
-        outcome.and(released.map(drop))
+        outcome
     }
 
     fn unmap(&self, state: &mut State, range: RangeId, offset: u64, bytes: u64) -> Result<(), DeviceError> {
@@ -548,7 +545,7 @@ impl Depot {
         if matches!(made, Err(DeviceError::OutOfMemory { .. })) {
             // Stock of other lengths makes room.
             let over = bytes.max(self.over_limit(bytes));
-            if matches!(self.release(&mut state, over, |_| true), Ok(1..)) {
+            if matches!(self.release(&mut state, over, |entry| !entry.spilled), Ok(1..)) {
                 made = self.create_new(&mut state, bytes);
             }
         }

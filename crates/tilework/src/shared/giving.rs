@@ -67,6 +67,11 @@ impl Shared {
     /// # Errors
     /// As [`Manager::trim`].
     pub fn trim(&self) -> Result<u64> {
+        self.give_back(true)
+    }
+
+    /// Gives back everything unused, of the host's memory only if `spilled`.
+    pub(super) fn give_back(&self, spilled: bool) -> Result<u64> {
         if !self.process.is_this() {
             return Ok(0);
         }
@@ -75,7 +80,7 @@ impl Shared {
             outcome = outcome.and(self.trim_lane(lane, Wait::Host));
         }
         self.reuse_slots();
-        let released = self.depot.empty()?;
+        let released = self.depot.empty(spilled)?;
         outcome.map(|()| released)
     }
 

@@ -371,7 +371,7 @@ impl Shared {
     }
 
     /// Lets memory be on the host, at addresses like any other, where everything else has been tried and nothing is left
-    /// within the limit; or no longer. It is slow to use, and given back as soon as it is free. Not held: see
+    /// within the limit; or no longer. It is slow to use, slower to make, and given back like any other memory that is unused. Not held: see
     /// [`SharedStats::spilled`].
     ///
     /// # Errors

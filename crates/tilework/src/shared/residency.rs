@@ -346,7 +346,7 @@ impl Shared {
                     true
                 }
                 1 => {
-                    let _logged = self.trim().inspect_err(|error| {
+                    let _logged = self.give_back(false).inspect_err(|error| {
                         tracing::warn!(%error, "not everything unused could be given back");
                     });
                     true

@@ -133,7 +133,7 @@ impl Shared {
     fn relieve(&self, lane: &Lane, bytes: u64, wait: Wait) {
         let mut outcome = Ok(());
         if wait == Wait::Host {
-            outcome = self.trim().map(drop);
+            outcome = self.give_back(false).map(drop);
         } else {
             outcome = outcome.and(self.absorb(lane, &mut lane.lock(), true));
             self.take_from_others(lane, bytes, Wait::Stream);
