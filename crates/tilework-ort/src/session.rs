@@ -102,7 +102,7 @@ impl Session {
     /// which else stay in buffers of the model from version 1.24 on. The allocator serves nothing of this.
     ///
     /// # Errors
-    /// As [`Session::load`]; [`Error::Model`] also where the format does not take the model: it ends at 2 GiB.
+    /// As [`Session::load`]; [`Error::Model`] also where the format does not take the model, as one of more than 2 GiB.
     pub fn convert(
         environment: &Arc<Environment>,
         model: &Path,
