@@ -352,6 +352,29 @@ class Managed(Programs):
                 """
             )
 
+    def test_weights_of_a_gpus_session_are_a_group_of_the_gpus(self):
+        self.program(
+            """
+            import ctypes
+            from tilework._library import Options, call
+            # The host's memory stands in for the GPU's, so that no GPU is needed; a session on the CPU has none of it.
+            options = Options(size=ctypes.sizeof(Options), device=b"host")
+            call("tilework_ort_configure", ctypes.byref(options), True, (ctypes.c_int * 1)(0), 1)
+            tw._configured, tw._devices[:] = (), [0, -1]
+            assert tw._device_of([("CUDAExecutionProvider", {"device_id": "0"}), "CPUExecutionProvider"], None) == 0
+            assert tw._device_of(["CUDAExecutionProvider"], [{"device_id": 0}]) == 0
+            assert tw._device_of(["CPUExecutionProvider"], None) == tw._device_of(None, None) == -1
+            refused(ValueError, "it serves cuda:0, cpu", lambda: tw._device_of(["CUDAExecutionProvider"], [{"device_id": 1}]))
+            from tilework._sessions import SessionGroup
+            member = SessionGroup("gpu", 0, tw._number_manager)
+            with member:
+                session(options=tw.session_options()).run(None, picture(32))
+            assert member.stats()["live"] == 0, "the session was on the CPU"
+            assert member.restore() == 0 and member.evict() == 0 and member.restore() == 0
+            assert tw.stats("cpu")["allocations"] > 0
+            """
+        )
+
     def test_a_group_goes_with_its_session(self):
         self.program(
             """
@@ -365,6 +388,8 @@ class Managed(Programs):
                 gc.collect()
                 assert tw.stats()["live"] == 0 == tw.stats()["kept"], tw.stats()
             refused(ValueError, "is no managed session", lambda: tw.evict("conv"))
+            graphs = [("CPUExecutionProvider", {"enable_cuda_graph": "1"})]
+            refused(ValueError, "cannot be managed", lambda: tw.manage(CONV, providers=graphs))
             refused(Exception, "absent.onnx", lambda: tw.manage("absent.onnx", providers=["CPUExecutionProvider"]))
             names = [tw.group(tw.manage(CONV, providers=["CPUExecutionProvider"])).name for _ in range(2)]
             assert names[0] == "conv.onnx-0", names

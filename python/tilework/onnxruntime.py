@@ -18,6 +18,7 @@ import importlib
 import inspect
 import os
 import tempfile
+import threading
 import warnings
 import weakref
 from typing import Any, Callable, Iterable
@@ -58,6 +59,8 @@ _devices: list[int] = []
 # Managed sessions by the names of their groups, and groups whose session is gone.
 _sessions_by_name: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
 _left: list[SessionGroup] = []
+# Held while a managed session is made.
+_making = threading.Lock()
 # Where something is being recorded.
 _recorded: set[int] = set()
 
@@ -226,6 +229,8 @@ def manage(
     send those of other managed sessions away under the limit, and keeps them until it returns. What runs allocate, and
     their outputs, belong to no group and stay.
 
+    Runs with `disable_synchronize_execution_providers` are not for it, since they end before their work does.
+
     Calls `configure()` if nobody has. On the CPU the model is first written to a temporary folder in ONNX Runtime's own
     format, if its version demands it: otherwise the weights would stay with ONNX Runtime.
 
@@ -235,11 +240,22 @@ def manage(
         name: the group's name; None: the file's, with a number.
 
     Raises:
-        ValueError: there is a managed session of this name.
+        ValueError: there is a managed session of this name, or the session is to capture CUDA graphs.
         RuntimeError: as `configure()`, and what ONNX Runtime raises for a model or for a lack of memory.
     """
+    if _captures({"providers": providers, "provider_options": provider_options}):
+        raise ValueError(
+            "a session with enable_cuda_graph cannot be managed: a captured graph uses its memory at any time"
+        )
     if _configured is None:
         configure()
+    with _making:
+        return _managed(model, sess_options, providers, provider_options, name, named)
+
+
+def _managed(
+    model: Any, sess_options: Any, providers: Any, provider_options: Any, name: str | None, named: dict[str, Any]
+) -> Any:
     ort = _onnxruntime()
     _left[:] = [left for left in _left if not left.remove()]
     if name is None:
@@ -263,7 +279,7 @@ def manage(
             _left.append(member)
             raise
     if reason is not None:
-        warnings.warn(reason, stacklevel=2)
+        warnings.warn(reason, stacklevel=3)
     session.tilework_group = member
     _sessions_by_name[name] = session
     weakref.finalize(session, _left.append, member)

@@ -201,10 +201,14 @@ pub unsafe extern "C" fn tilework_ort_enter_group(device: c_int, name: *const c_
     })
 }
 
-/// Ends what `tilework_ort_enter_group` began last on the calling thread for the device.
+/// Ends what `tilework_ort_enter_group` began last on the calling thread for the device. The host waits for all work of a
+/// GPU: what fills the weights may be queued on streams that an eviction does not know of.
 #[unsafe(no_mangle)]
 pub extern "C" fn tilework_ort_leave_group(device: c_int) -> TileworkStatus {
-    status(|| entered::leave(Whose::Ort(device)))
+    status(|| {
+        entered::leave(Whose::Ort(device))?;
+        if device == HOST_NUMBER { Ok(()) } else { gpus::get(device)?.synchronize() }
+    })
 }
 
 /// As `tilework_restore`, and the host waits for the contents: the stream of the run to come is not known.

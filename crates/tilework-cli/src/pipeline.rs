@@ -224,6 +224,8 @@ fn load(args: &Args, site: &Site, environment: &Arc<Environment>, pool: &Pool) -
             ),
             None => error.into(),
         })?;
+        // What fills the weights may still be queued, on streams that an eviction does not know of.
+        site.wait()?;
         // Loading leaves memory free that only the group could use.
         pool.shared().trim()?;
         let weights = pool.shared().group_stats(group)?.live;

@@ -202,6 +202,12 @@ impl Gpu {
         Ok(mark.synchronize().map_err(tilework::Error::from)?)
     }
 
+    /// Waits on the host for all work of the GPU.
+    pub fn synchronize(&self) -> Result<()> {
+        let Some(streams) = &self.streams else { return Ok(()) };
+        Ok(streams.synchronize_device().map_err(tilework::Error::from)?)
+    }
+
     /// Gives back what is unused.
     pub fn trim(&self) -> Result<()> {
         let released = self.shared.trim()?;
