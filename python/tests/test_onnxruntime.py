@@ -469,6 +469,31 @@ class OnAGpu(Programs):
             """
         )
 
+    def test_managed_sessions_that_do_not_fit_together(self):
+        self.program(
+            """
+            plain = gpu()
+            expected = plain.run(None, latent(16))[0].tobytes()
+            del plain
+            tw.enable(limit=340 * MIB)
+            tw.set_hosting(pinned=512 * MIB)
+            options = ort.SessionOptions()
+            options.log_severity_level = 3
+            options.use_deterministic_compute = True
+            providers = [("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"})]
+            sessions = [tw.manage(VAE, options, providers) for _ in range(2)]
+            assert all(tw.group(served).stats()["live"] > 180 * MIB for served in sessions)
+            for _ in range(3):
+                for at, served in enumerate(sessions):
+                    assert served.run(None, latent(16))[0].tobytes() == expected
+                    assert tw.group(sessions[1 - at]).stats()["residence"] == "evicted"
+            tw.evict(sessions[1])
+            tw.prefetch(sessions[0])
+            assert sessions[0].run(None, latent(16))[0].tobytes() == expected
+            assert tw.stats("cuda:0")["peak_held"] <= 340 * MIB, tw.stats("cuda:0")
+            """
+        )
+
     def test_running_out_of_memory_says_why_and_the_session_goes_on(self):
         self.program(
             """

@@ -86,7 +86,7 @@ def kind() -> Any:
     return ManagedSession
 
 
-def converted(model: Any, options: Any, folder: str) -> tuple[Any, str | None]:
+def converted(model: Any, options: Any, folder: str, named: dict[str, Any]) -> tuple[Any, str | None]:
     """What to load on the CPU so that the weights come through an allocator: the model itself, or a file in `folder`.
 
     Also why some do not, if so.
@@ -99,10 +99,11 @@ def converted(model: Any, options: Any, folder: str) -> tuple[Any, str | None]:
     options.add_session_config_entry("session.save_model_format", "ORT")
     options.optimized_model_filepath = path
     severity, options.log_severity_level = options.log_severity_level, 3
+    session = ort.InferenceSession.__new__(ort.InferenceSession)
     try:
         # As it was before `enable()`: nothing of this is served by Tilework.
         make = getattr(ort.InferenceSession.__init__, "__wrapped__", ort.InferenceSession.__init__)
-        make(ort.InferenceSession.__new__(ort.InferenceSession), model, options, providers=["CPUExecutionProvider"])
+        make(session, model, options, providers=["CPUExecutionProvider"], **named)
     except Exception as error:
         return model, f"ONNX Runtime keeps some of the weights itself, and they stay: {error}"
     finally:

@@ -257,7 +257,10 @@ def _managed(
     model: Any, sess_options: Any, providers: Any, provider_options: Any, name: str | None, named: dict[str, Any]
 ) -> Any:
     ort = _onnxruntime()
-    _left[:] = [left for left in _left if not left.remove()]
+    # A session may be collected meanwhile, and add to them.
+    for left in list(_left):
+        if left.remove():
+            _left.remove(left)
     if name is None:
         stem = "session" if isinstance(model, bytes) else os.path.basename(os.fspath(model))
         taken = {*_sessions_by_name, *(left.name for left in _left)}
@@ -268,7 +271,7 @@ def _managed(
     member = SessionGroup(name, number, _number_manager)
     options = ort.SessionOptions() if sess_options is None else sess_options
     with tempfile.TemporaryDirectory(prefix="tilework-") as folder:
-        file, reason = _sessions.converted(model, options, folder) if number == _CPU else (model, None)
+        file, reason = _sessions.converted(model, options, folder, named) if number == _CPU else (model, None)
         # Of a session of this name that has gone, it may be away.
         member.restore()
         kind = _sessions.kind()
