@@ -274,6 +274,131 @@ class Sessions(Programs):
             self.assertEqual(sorted(os.listdir(folder)), ["one.csv.gz", "two.csv.gz"])
 
 
+@unittest.skipIf(MISSING, MISSING)
+@unittest.skipIf(OLD, "this ONNX Runtime is too old to be served")
+class Managed(Programs):
+    def test_sessions_that_do_not_fit_together_run_by_turns(self):
+        self.program(
+            """
+            latent = {"latent": np.random.default_rng(0).standard_normal((1, 4, 8, 8)).astype(np.float32)}
+            plain = session(VAE)
+            expected = plain.run(None, latent)[0].tobytes()
+            del plain
+            tw.enable(limit=300 * MIB)
+            sessions = [tw.manage(VAE, providers=["CPUExecutionProvider"], name=name) for name in ("one", "two")]
+            weights = [tw.group(served).stats() for served in sessions]
+            assert all(180 * MIB < figures["live"] for figures in weights), weights
+            assert [figures["residence"] for figures in weights] == ["evicted", "resident"], weights
+            for _ in range(2):
+                for at, served in enumerate(sessions):
+                    assert served.run(None, latent)[0].tobytes() == expected
+                    assert tw.group(served).stats()["residence"] == "resident"
+                    assert tw.group(sessions[1 - at]).stats()["residence"] == "evicted"
+            figures = tw.group("one").stats()
+            assert figures["evictions"] >= 2 and figures["bytes_in"] >= 2 * figures["live"], figures
+            assert tw.stats()["peak_held"] <= 300 * MIB and tw.stats()["live"] > 360 * MIB, tw.stats()
+            """
+        )
+
+    def test_by_hand_and_by_name(self):
+        self.program(
+            """
+            tw.enable()
+            expected = session().run(None, picture(64))[0].tobytes()
+            served = tw.manage(CONV, providers=["CPUExecutionProvider"], name="conv")
+            assert isinstance(served, ort.InferenceSession) and tw.group(served) is tw.group("conv")
+            live = tw.group("conv").stats()["live"]
+            assert live >= (8 * 3 + 3 * 8 * 8) * 9 * 4, live
+            # What a run allocates is not the group's.
+            output = served.run(None, picture(64))[0]
+            assert tw.group("conv").stats()["live"] == live
+            assert tw.evict("conv") > 0 == tw.evict(served)
+            assert tw.stats()["kept"] == tw.group(served).stats()["kept"] >= live
+            assert output.tobytes() == expected
+            tw.prefetch("conv")
+            assert tw.group("conv").stats()["residence"] == "arriving"
+            assert tw.restore("conv") >= live and tw.group("conv").stats()["pins"] == 1
+            for _ in range(2):
+                tw.evict("conv")
+                assert served.run(None, picture(64))[0].tobytes() == expected
+            binding = served.io_binding()
+            binding.bind_cpu_input("x", picture(64)["x"])
+            binding.bind_output("y")
+            tw.evict("conv")
+            served.run_with_iobinding(binding)
+            assert binding.copy_outputs_to_cpu()[0].tobytes() == expected
+            tw.evict("conv")
+            tw.trim()
+            tw.set_limit(1)
+            refused(MemoryError, "the weights of 'conv' do not fit", lambda: served.run(None, picture(64)))
+            tw.set_limit(None)
+            assert served.run(None, picture(64))[0].tobytes() == expected
+            """
+        )
+
+    def test_contents_in_files_and_without_wrapping_anything(self):
+        with tempfile.TemporaryDirectory() as folder:
+            self.program(
+                f"""
+                tw.configure(cuda=[])
+                tw.set_hosting(directory={folder!r})
+                served = tw.manage(CONV, providers=["CPUExecutionProvider"])
+                expected = session().run(None, picture(64))[0].tobytes()
+                before = tw.stats()["allocations"]
+                session().run(None, picture(64))
+                assert tw.stats()["allocations"] == before
+                tw.evict(served)
+                assert served.run(None, picture(64))[0].tobytes() == expected
+                """
+            )
+
+    def test_weights_of_a_gpus_session_are_a_group_of_the_gpus(self):
+        self.program(
+            """
+            import ctypes
+            from tilework._library import Options, call
+            # The host's memory stands in for the GPU's, so that no GPU is needed; a session on the CPU has none of it.
+            options = Options(size=ctypes.sizeof(Options), device=b"host")
+            call("tilework_ort_configure", ctypes.byref(options), True, (ctypes.c_int * 1)(0), 1)
+            tw._configured, tw._devices[:] = (), [0, -1]
+            assert tw._device_of([("CUDAExecutionProvider", {"device_id": "0"}), "CPUExecutionProvider"], None) == 0
+            assert tw._device_of(["CUDAExecutionProvider"], [{"device_id": 0}]) == 0
+            assert tw._device_of(["CPUExecutionProvider"], None) == tw._device_of(None, None) == -1
+            refused(ValueError, "it serves cuda:0, cpu", lambda: tw._device_of(["CUDAExecutionProvider"], [{"device_id": 1}]))
+            from tilework._sessions import SessionGroup
+            member = SessionGroup("gpu", 0, tw._number_manager)
+            with member:
+                session(options=tw.session_options()).run(None, picture(32))
+            assert member.stats()["live"] == 0, "the session was on the CPU"
+            assert member.restore() == 0 and member.evict() == 0 and member.restore() == 0
+            assert tw.stats("cpu")["allocations"] > 0
+            """
+        )
+
+    def test_a_group_goes_with_its_session(self):
+        self.program(
+            """
+            tw.enable()
+            for _ in range(3):
+                served = tw.manage(CONV, providers=["CPUExecutionProvider"], name="conv")
+                refused(ValueError, "there is a managed session 'conv' already", lambda: tw.manage(CONV, name="conv"))
+                served.run(None, picture(32))
+                tw.evict(served)
+                del served
+                gc.collect()
+                assert tw.stats()["live"] == 0 == tw.stats()["kept"], tw.stats()
+            refused(ValueError, "is no managed session", lambda: tw.evict("conv"))
+            graphs = [("CPUExecutionProvider", {"enable_cuda_graph": "1"})]
+            refused(ValueError, "cannot be managed", lambda: tw.manage(CONV, providers=graphs))
+            refused(Exception, "absent.onnx", lambda: tw.manage("absent.onnx", providers=["CPUExecutionProvider"]))
+            names = [tw.group(tw.manage(CONV, providers=["CPUExecutionProvider"])).name for _ in range(2)]
+            assert names[0] == "conv.onnx-0", names
+            other = tw.manage(CONV, providers=["CPUExecutionProvider"])
+            refused(RuntimeError, "does not run_async", lambda: other.run_async(None, picture(32), print, None))
+            """
+        )
+
+
 class OnAGpu(Programs):
     """Skipped without a GPU. ONNX Runtime's log may say what it likes: the provider has its warnings."""
 
@@ -341,6 +466,31 @@ class OnAGpu(Programs):
             for thread in threads: thread.start()
             for thread in threads: thread.join()
             assert not wrong, wrong
+            """
+        )
+
+    def test_managed_sessions_that_do_not_fit_together(self):
+        self.program(
+            """
+            plain = gpu()
+            expected = plain.run(None, latent(16))[0].tobytes()
+            del plain
+            tw.enable(limit=340 * MIB)
+            tw.set_hosting(pinned=512 * MIB)
+            options = ort.SessionOptions()
+            options.log_severity_level = 3
+            options.use_deterministic_compute = True
+            providers = [("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"})]
+            sessions = [tw.manage(VAE, options, providers) for _ in range(2)]
+            assert all(tw.group(served).stats()["live"] > 180 * MIB for served in sessions)
+            for _ in range(3):
+                for at, served in enumerate(sessions):
+                    assert served.run(None, latent(16))[0].tobytes() == expected
+                    assert tw.group(sessions[1 - at]).stats()["residence"] == "evicted"
+            tw.evict(sessions[1])
+            tw.prefetch(sessions[0])
+            assert sessions[0].run(None, latent(16))[0].tobytes() == expected
+            assert tw.stats("cuda:0")["peak_held"] <= 340 * MIB, tw.stats("cuda:0")
             """
         )
 

@@ -17,14 +17,34 @@ import functools
 import importlib
 import inspect
 import os
+import tempfile
+import threading
 import warnings
+import weakref
 from typing import Any, Callable, Iterable
 
-from tilework import _managers
+from tilework import _managers, _sessions
 from tilework._library import Error, Options, PATH, call
 from tilework._managers import Recording
+from tilework._sessions import SessionGroup
 
-__all__ = ["configure", "enable", "end_of_execution", "record", "session_options", "stats", "trim"]
+__all__ = [
+    "configure",
+    "enable",
+    "end_of_execution",
+    "evict",
+    "group",
+    "manage",
+    "prefetch",
+    "record",
+    "restore",
+    "session_options",
+    "set_hosting",
+    "set_limit",
+    "set_spill",
+    "stats",
+    "trim",
+]
 
 # The first whose Python module has the environment of its C API, and that says on which stream memory is used.
 OLDEST = (1, 23)
@@ -36,6 +56,11 @@ _CPU = -1
 _configured: tuple[Any, ...] | None = None
 _enabled = False
 _devices: list[int] = []
+# Managed sessions by the names of their groups, and groups whose session is gone.
+_sessions_by_name: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+_left: list[SessionGroup] = []
+# Held while a managed session is made.
+_making = threading.Lock()
 # Where something is being recorded.
 _recorded: set[int] = set()
 
@@ -162,7 +187,7 @@ def _wrap(session: Any) -> None:
         return wrapped
 
     session.__init__ = init
-    for name in ("run", "run_with_iobinding", "run_with_ort_values", "run_with_ortvaluevector", "run_async"):
+    for name in (*_sessions.RUNS, "run_async"):
         if hasattr(session, name):
             setattr(session, name, before(getattr(session, name)))
 
@@ -188,6 +213,152 @@ def _explained(function: Callable[..., Any]) -> Callable[..., Any]:
             raise
 
     return explained
+
+
+def manage(
+    model: Any,
+    sess_options: Any = None,
+    providers: Any = None,
+    provider_options: Any = None,
+    name: str | None = None,
+    **named: Any,
+) -> Any:
+    """Makes an `onnxruntime.InferenceSession` whose weights are on the device while it runs, and leave when memory lacks.
+
+    What is requested while it is made, its weights, is a group. Each run brings them back if they are gone, which may
+    send those of other managed sessions away under the limit, and keeps them until it returns. What runs allocate, and
+    their outputs, belong to no group and stay.
+
+    Runs with `disable_synchronize_execution_providers` are not for it, since they end before their work does.
+
+    Calls `configure()` if nobody has. On the CPU the model is first written to a temporary folder in ONNX Runtime's own
+    format, if its version demands it: otherwise the weights would stay with ONNX Runtime.
+
+    Args:
+        model, sess_options, providers, provider_options, and further ones: as for InferenceSession. `sess_options` are
+            changed as by `session_options()`.
+        name: the group's name; None: the file's, with a number.
+
+    Raises:
+        ValueError: there is a managed session of this name, or the session is to capture CUDA graphs.
+        RuntimeError: as `configure()`, and what ONNX Runtime raises for a model or for a lack of memory.
+    """
+    if _captures({"providers": providers, "provider_options": provider_options}):
+        raise ValueError(
+            "a session with enable_cuda_graph cannot be managed: a captured graph uses its memory at any time"
+        )
+    if _configured is None:
+        configure()
+    with _making:
+        return _managed(model, sess_options, providers, provider_options, name, named)
+
+
+def _managed(
+    model: Any, sess_options: Any, providers: Any, provider_options: Any, name: str | None, named: dict[str, Any]
+) -> Any:
+    ort = _onnxruntime()
+    # A session may be collected meanwhile, and add to them.
+    for left in list(_left):
+        if left.remove():
+            _left.remove(left)
+    if name is None:
+        stem = "session" if isinstance(model, bytes) else os.path.basename(os.fspath(model))
+        taken = {*_sessions_by_name, *(left.name for left in _left)}
+        name = next(n for n in (f"{stem}-{count}" for count in range(len(taken) + 1)) if n not in taken)
+    elif name in _sessions_by_name:
+        raise ValueError(f"there is a managed session {name!r} already")
+    number = _device_of(providers, provider_options)
+    member = SessionGroup(name, number, _number_manager)
+    options = ort.SessionOptions() if sess_options is None else sess_options
+    with tempfile.TemporaryDirectory(prefix="tilework-") as folder:
+        file, reason = _sessions.converted(model, options, folder, named) if number == _CPU else (model, None)
+        # Of a session of this name that has gone, it may be away.
+        member.restore()
+        kind = _sessions.kind()
+        try:
+            with member:
+                session = _explained(kind)(file, session_options(options), providers, provider_options, **named)
+        except BaseException:
+            _left.append(member)
+            raise
+    if reason is not None:
+        warnings.warn(reason, stacklevel=3)
+    session.tilework_group = member
+    _sessions_by_name[name] = session
+    weakref.finalize(session, _left.append, member)
+    # Making it leaves memory free that only the group could use.
+    _managers.trim(_number_manager(number))
+    member.release()
+    return session
+
+
+def _device_of(providers: Any, provider_options: Any) -> int:
+    """The device that a session's weights will be on."""
+    options = list(provider_options or [])
+    for at, entry in enumerate(providers or []):
+        named, given = entry if isinstance(entry, (tuple, list)) else (entry, options[at] if at < len(options) else {})
+        if named == "CUDAExecutionProvider":
+            return _served(int(given.get("device_id", 0)))
+    return _served("cpu")
+
+
+def group(session_or_name: Any) -> SessionGroup:
+    """The group of a managed session, also by its name: `evict()`, `restore()`, `prefetch()`, `release()`, `stats()`."""
+    session = _sessions_by_name.get(session_or_name) if isinstance(session_or_name, str) else session_or_name
+    found = getattr(session, "tilework_group", None)
+    if not isinstance(found, SessionGroup):
+        raise ValueError(f"{session_or_name!r} is no managed session: tilework.onnxruntime.manage() makes one")
+    return found
+
+
+def evict(session_or_name: Any) -> int:
+    """Sends a managed session's weights to the host; returns the bytes released. The next run brings them back.
+
+    Raises:
+        RuntimeError: it is running, or the host has no room. They stay, then.
+    """
+    return group(session_or_name).evict()
+
+
+def restore(session_or_name: Any) -> int:
+    """Brings a managed session's weights back; returns the bytes copied. They stay until `evict()`.
+
+    Raises:
+        MemoryError: they do not fit beside what cannot leave.
+    """
+    return group(session_or_name).restore()
+
+
+def prefetch(session_or_name: Any) -> None:
+    """Begins to bring a managed session's weights back while the program goes on."""
+    group(session_or_name).prefetch()
+
+
+def set_hosting(
+    pinned: int = 0, directory: str | os.PathLike[str] | None = None, device: int | str | None = None
+) -> None:
+    """Says where weights are kept that leave a device from now on.
+
+    Args:
+        pinned: bytes that may be kept in pinned memory, from which a GPU copies at full speed by itself.
+        directory: where what exceeds that is kept, in files without a name. None: in ordinary memory.
+        device: as for `stats()`.
+    """
+    call("tilework_set_hosting", _manager(device), pinned, None if directory is None else os.fsencode(directory))
+
+
+def set_limit(limit: int | None, device: int | str | None = None) -> None:
+    """Limits the physical memory that a device's manager holds, bytes; None lifts the limit.
+
+    Raises:
+        RuntimeError: weights that are not to leave hold more.
+    """
+    call("tilework_set_limit", _manager(device), limit or 0)
+
+
+def set_spill(spill: bool = True, device: int | str | None = None) -> None:
+    """Lets memory be the host's, used in place, when nothing else is left within the limit; or no longer."""
+    call("tilework_set_spill", _manager(device), spill)
 
 
 def _onnxruntime() -> Any:
@@ -233,8 +404,12 @@ def _served(device: int | str | None) -> int:
 
 
 def _manager(device: int | str | None) -> ctypes.c_void_p:
+    return _number_manager(_served(device))
+
+
+def _number_manager(number: int) -> ctypes.c_void_p:
     handle = ctypes.c_void_p()
-    call("tilework_ort_manager", _served(device), ctypes.byref(handle))
+    call("tilework_ort_manager", number, ctypes.byref(handle))
     return handle
 
 

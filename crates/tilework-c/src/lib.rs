@@ -15,6 +15,8 @@
 //! Nothing here panics into its caller, prints, or ends the process: [`call`] is around every entry.
 
 mod call;
+#[cfg(target_os = "linux")]
+mod entered;
 mod groups;
 mod handles;
 mod manager;

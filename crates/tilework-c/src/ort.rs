@@ -31,7 +31,11 @@
 //! * A new stream may get the handle of one that is gone, and with it its lane. A run ends by waiting for its
 //!   stream, so nothing of the old one is queued any more. (Runs with `disable_synchronize_execution_providers`
 //!   do not; their session has to be kept until the program has waited itself.)
-//! * What is asked for without a stream (weights, inputs made outside a run) is a lane of its own, and serves
+//! * What is asked for without a stream on a thread that has entered a group belongs to the group: the weights of a session
+//!   that is being made. Its lane is the default stream's, which has nothing of ONNX Runtime's; so whoever runs the session has
+//!   the host wait for contents that come back ([`tilework_ort_restore`]), and keeps the group pinned until the run has
+//!   ended, which waits for its own stream.
+//! * What else is asked for without a stream (weights, inputs made outside a run) is a lane of its own, and serves
 //!   requests without a stream only, as in ONNX Runtime's arena.
 //!
 //! Before version 1.23 no stream is ever named, so runs at the same time could not be told apart: GPUs are
@@ -39,19 +43,20 @@
 //! C API, which refuses to make a second. A plan that is split over several CUDA streams by a file of the
 //! user's is not for us: within a run, nothing here orders one stream behind another.
 
-use std::ffi::{CString, c_int, c_void};
+use std::ffi::{CString, c_char, c_int, c_void};
 use std::ptr::{self, null_mut};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use ort_sys::{OrtApiBase, OrtEnv, OrtErrorCode, OrtLoggingLevel, OrtSessionOptions, OrtStatusPtr};
 use tilework::manager::Stream;
-use tilework::shared::Shared;
+use tilework::shared::{GroupId, Shared};
 use tilework_ort::api::Api;
 use tilework_ort::table::{Figures, Place, STREAMS_SINCE, Server, Table, ThrowBadAlloc};
 
 use crate::call::{self, Failure, Result, TileworkStatus, guarded, status};
+use crate::entered::{self, Whose};
 use crate::handles;
-use crate::manager::{TileworkManager, TileworkOptions, settings};
+use crate::manager::{TileworkManager, TileworkOptions, put, settings, text};
 use crate::open::{self, Settings};
 use crate::symbols::Library;
 use crate::torch::gpus::{self, Gpu};
@@ -76,6 +81,9 @@ static PLAN: Mutex<Plan> = Mutex::new(Plan { wanted: None, registered: Vec::new(
 
 /// The first request that was refused since this was asked last.
 static REFUSED: Mutex<Option<Failure>> = Mutex::new(None);
+
+/// The host, where devices have numbers.
+const HOST_NUMBER: c_int = -1;
 
 /// The manager of the host's memory, and its handle.
 static HOST: OnceLock<(Arc<Shared>, usize)> = OnceLock::new();
@@ -163,7 +171,7 @@ pub unsafe extern "C" fn tilework_ort_manager(
             return Err(Failure::argument("the place for the manager is null"));
         }
         let handle = match device {
-            -1 => ptr::without_provenance_mut(lock(&PLAN).host()?.1),
+            HOST_NUMBER => ptr::without_provenance_mut(lock(&PLAN).host()?.1),
             _ => gpus::get(device)?.handle(),
         };
         // SAFETY: not null, so valid for a write.
@@ -176,6 +184,57 @@ pub unsafe extern "C" fn tilework_ort_manager(
 #[unsafe(no_mangle)]
 pub extern "C" fn tilework_ort_refused() -> TileworkStatus {
     status(|| lock(&REFUSED).take().map_or(Ok(()), Err))
+}
+
+/// From now on what the calling thread's sessions request of a device, without a stream, is for the group of this name there:
+/// the weights of a session that is made meanwhile. The group is made if there is none, pinned once.
+///
+/// # Safety
+/// `name` must be null or a terminated string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tilework_ort_enter_group(device: c_int, name: *const c_char) -> TileworkStatus {
+    status(|| {
+        // SAFETY: as this function demands.
+        let name = unsafe { text(name)? }.ok_or_else(|| Failure::argument("the group's name is null"))?;
+        entered::enter(Whose::Ort(device), name);
+        Ok(())
+    })
+}
+
+/// Ends what `tilework_ort_enter_group` began last on the calling thread for the device. The host waits for all work of a
+/// GPU: what fills the weights may be queued on streams that an eviction does not know of.
+#[unsafe(no_mangle)]
+pub extern "C" fn tilework_ort_leave_group(device: c_int) -> TileworkStatus {
+    status(|| {
+        entered::leave(Whose::Ort(device))?;
+        if device == HOST_NUMBER { Ok(()) } else { gpus::get(device)?.synchronize() }
+    })
+}
+
+/// As `tilework_restore`, and the host waits for the contents: the stream of the run to come is not known.
+///
+/// # Safety
+/// `copied` must be valid for a write.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tilework_ort_restore(device: c_int, group: u32, copied: *mut u64) -> TileworkStatus {
+    status(|| {
+        let restore = |shared: &Shared| shared.restore(GroupId(group), Some(Stream::default()));
+        let bytes = match device {
+            HOST_NUMBER => {
+                let host = lock(&PLAN).host()?;
+                restore(&host.0)?
+            }
+            _ => {
+                let gpu = gpus::get(device)?;
+                let bytes = restore(gpu.shared())?;
+                // The default stream waits for them, also for those that another thread brings.
+                gpu.settle()?;
+                bytes
+            }
+        };
+        // SAFETY: as this function demands.
+        unsafe { put(copied, bytes) }
+    })
 }
 
 /// What ONNX Runtime calls when the library is registered as one of custom operators: registers our allocators
@@ -239,7 +298,7 @@ unsafe fn register(base: *const OrtApiBase) -> Result<()> {
         }
         let memory = match place {
             Place::Cpu => Memory::Host(&plan.host()?.0),
-            Place::Cuda(ordinal) => Memory::Gpu(gpus::get(ordinal)?),
+            Place::Cuda(ordinal) => Memory::Gpu(ordinal, gpus::get(ordinal)?),
         };
         let table =
             Table::new(api, place, memory, Some(throw)).map_err(|error| refused(error.to_string()))?;
@@ -276,15 +335,32 @@ fn throw_bad_alloc() -> Option<ThrowBadAlloc> {
 /// Whom a table asks: managers that live as long as the process.
 enum Memory {
     Host(&'static Shared),
-    Gpu(&'static Gpu),
+    /// With its number.
+    Gpu(c_int, &'static Gpu),
 }
 
 impl Memory {
     fn shared(&self) -> &'static Shared {
         match self {
             Memory::Host(shared) => shared,
-            Memory::Gpu(gpu) => gpu.shared(),
+            Memory::Gpu(_, gpu) => gpu.shared(),
         }
+    }
+
+    /// As ONNX Runtime's devices are numbered here.
+    fn number(&self) -> c_int {
+        match self {
+            Memory::Host(_) => HOST_NUMBER,
+            Memory::Gpu(ordinal, _) => *ordinal,
+        }
+    }
+
+    /// The group that a request is for.
+    fn group(&self, stream: Stream) -> Result<Option<GroupId>> {
+        // What names a stream is for work there, and no weight.
+        let name = Some(self.number()).filter(|_| stream == Stream::default());
+        let name = name.and_then(|number| entered::entered(Whose::Ort(number)));
+        Ok(name.map(|name| self.shared().group(&name)).transpose()?)
     }
 
     /// Does what ONNX Runtime cannot be told the failure of.
@@ -304,10 +380,13 @@ impl Server for Memory {
             return null_mut();
         }
         let served = guarded(|| {
+            if let Some(group) = self.group(stream)? {
+                return Ok(self.shared().alloc_for(group, bytes as u64, stream)?);
+            }
             Ok(match self {
                 Memory::Host(shared) => shared.alloc(bytes as u64, Stream::default()),
                 // Requests of ONNX Runtime's are not among those that PyTorch counts as its own.
-                Memory::Gpu(gpu) => gpu.shared().alloc_guest(bytes as u64, stream),
+                Memory::Gpu(_, gpu) => gpu.shared().alloc_guest(bytes as u64, stream),
             }?)
         });
         match served {

@@ -4,7 +4,6 @@
 //!   tilework_torch_alloc, _free, …   what torch._C._CUDAPluggableAllocator is given the addresses of
 //!        │
 //!   gpus        ordinal ▶ a shared manager, opened when first used, and what memory_stats() counts
-//!   groups      which group a thread's requests are for
 //!   filter      whose allocations go to a graph's pool: a std::function of PyTorch's
 //!   exception   torch.OutOfMemoryError with our sentence
 //!   profiler    torch.profiler is told of requests and frees
@@ -18,7 +17,6 @@
 mod exception;
 mod filter;
 pub(crate) mod gpus;
-mod groups;
 mod patch;
 mod profiler;
 mod stats;
@@ -34,6 +32,7 @@ use self::filter::{Filter, Function};
 use self::gpus::Gpu;
 use self::stats::{DeviceStats, FIGURES};
 use crate::call::{Failure, Result, TileworkStatus, guarded, status};
+use crate::entered::{self, Whose};
 use crate::manager::{TileworkManager, TileworkOptions, settings, text};
 
 /// What PyTorch's sentence begins with, which programs look for.
@@ -146,7 +145,7 @@ pub unsafe extern "C" fn tilework_torch_enter_group(name: *const c_char) -> Tile
     status(|| {
         // SAFETY: as this function demands.
         let name = unsafe { text(name)? }.ok_or_else(|| Failure::argument("the group's name is null"))?;
-        groups::enter(name);
+        entered::enter(Whose::Torch, name);
         Ok(())
     })
 }
@@ -154,7 +153,7 @@ pub unsafe extern "C" fn tilework_torch_enter_group(name: *const c_char) -> Tile
 /// Ends what `tilework_torch_enter_group` began last on the calling thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn tilework_torch_leave_group() -> TileworkStatus {
-    status(groups::leave)
+    status(|| entered::leave(Whose::Torch))
 }
 
 /// Whether running out of memory becomes torch.OutOfMemoryError; if not, it is RuntimeError.

@@ -37,13 +37,18 @@ impl Choice {
         if let Some(limit) = self.limit {
             device = Box::new(Limit::new(device, limit)) as Box<dyn Device>;
         }
-        let options = Options {
+        manager::build(kind, device, &self.options())
+            .with_context(|| format!("cannot set up {kind} on {name}"))
+    }
+
+    /// How the manager is to serve.
+    pub fn options(&self) -> Options {
+        Options {
             heap_bytes: self.heap_size,
             mapping_age: self.mapping_age,
             heap_age: self.heap_age,
             ..Options::default()
-        };
-        manager::build(kind, device, &options).with_context(|| format!("cannot set up {kind} on {name}"))
+        }
     }
 
     /// The options as arguments, for a process that runs the same.

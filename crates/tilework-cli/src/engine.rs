@@ -105,12 +105,36 @@ impl ModelOptions {
         Ok(find::find_with_cuda(self.ort_lib.as_deref())?)
     }
 
-    fn prepare(&self, session: &Session) -> anyhow::Result<Vec<(String, Tensor)>> {
+    /// Threads within an operator.
+    pub fn threads(&self) -> Option<u32> {
+        self.threads
+    }
+
+    /// The inputs of several models: each takes of the shapes and files those that are named as inputs of its own.
+    pub fn prepare_each(&self, sessions: &[&Session]) -> anyhow::Result<Vec<Vec<(String, Tensor)>>> {
+        let has = |session: &Session, name: &str| session.inputs().iter().any(|input| input.name == name);
+        let mut named =
+            self.shapes.iter().map(|(name, _)| name).chain(self.inputs.iter().map(|(name, _)| name));
+        if let Some(name) = named.find(|name| !sessions.iter().any(|session| has(session, name)))
+            && sessions.len() > 1
+        {
+            return Err(Misuse(format!("none of the models has an input {name:?}")).into());
+        }
+        let alone = sessions.len() == 1;
+        sessions.iter().map(|session| self.prepare(session, |name| alone || has(session, name))).collect()
+    }
+
+    /// The inputs of a model, as far as what is said of them is `wanted`, by name.
+    fn prepare(
+        &self,
+        session: &Session,
+        wanted: impl Fn(&str) -> bool,
+    ) -> anyhow::Result<Vec<(String, Tensor)>> {
         let mut given = BTreeMap::new();
-        for (name, path) in &self.inputs {
+        for (name, path) in self.inputs.iter().filter(|(name, _)| wanted(name)) {
             given.insert(name.clone(), npy::read(path)?);
         }
-        let shapes = self.shapes.iter().cloned().collect();
+        let shapes = self.shapes.iter().filter(|(name, _)| wanted(name)).cloned().collect();
         inputs::prepare(session.inputs(), &shapes, given, self.seed).map_err(|error| match error {
             Error::UnknownInput { .. } | Error::OpenShape { .. } | Error::WrongInput { .. } => {
                 Misuse(error.to_string()).into()
@@ -227,7 +251,7 @@ impl Engine {
             memory_pattern: subject != Subject::ArenaWithoutPattern,
         };
         let session = Session::load(&environment, model, &session_options)?;
-        let inputs = options.prepare(&session)?;
+        let inputs = options.prepare(&session, |_| true)?;
         Ok(Engine {
             session,
             inputs,
@@ -342,13 +366,13 @@ impl Engine {
 
     /// Calls of the device so far; the arena has none.
     pub fn calls(&self) -> Option<Calls> {
-        self.session.environment().allocator().map(|a| a.with(|m| m.device().calls()))
+        self.session.environment().allocator().map(tilework_ort::Allocator::calls)
     }
 
     /// Makes the manager's peaks start again.
     pub fn reset_peaks(&self) {
         if let Some(allocator) = self.session.environment().allocator() {
-            allocator.with(|m| m.reset_peaks());
+            allocator.reset_peaks();
         }
     }
 

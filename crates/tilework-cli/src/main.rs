@@ -7,7 +7,9 @@ mod engine;
 mod exit;
 mod import;
 mod log;
+mod pipeline;
 mod plot;
+mod pool;
 mod progress;
 mod replay;
 mod run;
@@ -41,6 +43,8 @@ Examples:
                                                   every manager and ONNX Runtime's own arena
   tilework compare model.onnx --shape latent=1x4x96x96 --device cuda
                                                   the same on an NVIDIA GPU
+  tilework run text.onnx unet.onnx vae.onnx --budget 6GiB --device cuda
+                                                  models that do not fit together, by turns
   tilework replay trace.csv.gz                    one manager, pass by pass
   tilework compare trace.csv.gz --plot held.svg   every manager, as a table and a picture
   tilework import snapshot.pickle                 a PyTorch memory snapshot, as a trace

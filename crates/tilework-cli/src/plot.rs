@@ -1,4 +1,4 @@
-//! Bytes over time as a picture: held as lines, live as the area under them.
+//! Bytes over time as a picture: held as lines, live as the area under them, groups as bands below.
 
 use std::fs;
 use std::path::Path;
@@ -16,10 +16,16 @@ use crate::units;
 const WIDTH: u32 = 900;
 const HEIGHT: u32 = 450;
 
+/// The height of a group's band, and of the words under them.
+const BAND: i32 = 22;
+const CAPTION: i32 = 26;
+
 const INK: RGBColor = RGBColor(0x22, 0x22, 0x22);
 const QUIET: RGBColor = RGBColor(0x66, 0x66, 0x66);
 const GRID: RGBColor = RGBColor(0xe4, 0xe4, 0xe4);
 const LIVE: RGBColor = RGBColor(0xcf, 0xd9, 0xe2);
+/// Dark enough to stand out from what is live, and light enough to write on.
+const RUNNING: RGBColor = RGBColor(0x7f, 0xb8, 0xd8);
 const LIVE_EDGE: RGBColor = RGBColor(0x9f, 0xb2, 0xc3);
 
 /// Each manager's colour, the same in every picture, told apart with any colour vision (after Okabe and
@@ -35,6 +41,10 @@ const COLOURS: [(&str, RGBColor); 5] = [
 /// The colour of what is none of our managers.
 const OTHER: RGBColor = RGBColor(0x00, 0x9e, 0x73);
 
+/// What is left of a chart for its labels, and right of it, pixels.
+const Y_LABELS: i32 = 84;
+const MARGIN: i32 = 28;
+
 const FONT: &str = "Helvetica, Arial, sans-serif";
 
 /// One picture of a file.
@@ -44,6 +54,36 @@ pub struct Panel {
     /// Places marked on the horizontal axis.
     marks: Vec<(u64, String)>,
     lines: Vec<Line>,
+    bands: Vec<Band>,
+}
+
+/// Where a group was.
+pub struct Band {
+    /// What it is called.
+    pub label: String,
+    /// From when on it was where.
+    pub shades: Vec<(u64, Shade)>,
+}
+
+/// What is told of a group at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shade {
+    /// On the device and in use.
+    Running,
+    /// On the device.
+    Resident,
+    /// On the host.
+    Evicted,
+}
+
+impl Shade {
+    fn colour(self) -> RGBColor {
+        match self {
+            Shade::Running => RUNNING,
+            Shade::Resident => LIVE,
+            Shade::Evicted => WHITE,
+        }
+    }
 }
 
 /// One manager's series.
@@ -62,7 +102,13 @@ impl Panel {
             .map(|pass| (pass * events, format!("pass {}", pass + 1)))
             .take_while(|mark| mark.0 < end)
             .collect();
-        Panel { title: title.to_owned(), x_label: "allocations and frees".to_owned(), marks, lines }
+        Panel {
+            title: title.to_owned(),
+            x_label: "allocations and frees".to_owned(),
+            marks,
+            lines,
+            bands: Vec::new(),
+        }
     }
 
     /// The picture of a model run `runs` times. The samples' axis is the
@@ -70,7 +116,18 @@ impl Panel {
     pub fn of_runs(title: &str, runs: u64, lines: Vec<Line>) -> Panel {
         let marks = (1..runs).map(|run| (run * TICKS_PER_RUN, format!("run {}", run + 1))).collect();
         let x_label = format!("allocations and frees, {} steps a run", units::count(TICKS_PER_RUN));
-        Panel { title: title.to_owned(), x_label, marks, lines }
+        Panel { title: title.to_owned(), x_label, marks, lines, bands: Vec::new() }
+    }
+
+    /// The picture of `models` models run in order, `passes` times, with a band for each one's group.
+    pub fn of_pipeline(title: &str, passes: u64, models: u64, line: Line, bands: Vec<Band>) -> Panel {
+        let pass = |pass: u64| (pass * models * TICKS_PER_RUN, format!("pass {}", pass + 1));
+        Panel { bands, marks: (1..passes).map(pass).collect(), ..Panel::of_runs(title, 0, vec![line]) }
+    }
+
+    /// What the bands take of the picture's height.
+    fn bands_height(&self) -> i32 {
+        if self.bands.is_empty() { 0 } else { self.bands.len() as i32 * BAND + CAPTION }
     }
 
     fn end(&self) -> u64 {
@@ -87,11 +144,16 @@ impl Panel {
 pub fn write(path: &Path, panels: &[Panel]) -> anyhow::Result<()> {
     let mut svg = String::new();
     {
-        let height = HEIGHT * panels.len() as u32;
+        let height = panels.iter().map(|panel| HEIGHT + panel.bands_height() as u32).sum();
         let root = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
         root.fill(&WHITE)?;
-        for (area, panel) in root.split_evenly((panels.len(), 1)).iter().zip(panels) {
-            draw(area, panel)?;
+        let mut rest = root.clone();
+        for panel in panels {
+            let (area, below) = rest.split_vertically(HEIGHT);
+            draw(&area, panel)?;
+            let (area, below) = below.split_vertically(panel.bands_height());
+            draw_bands(&area, panel)?;
+            rest = below;
         }
         root.present()?;
     }
@@ -110,10 +172,10 @@ fn draw(area: &Area<'_>, panel: &Panel) -> anyhow::Result<()> {
 
     let (_, body) = area.split_vertically(below);
     let mut chart = ChartBuilder::on(&body)
-        .margin_right(28)
+        .margin_right(MARGIN)
         .margin_bottom(6)
         .x_label_area_size(46)
-        .y_label_area_size(84)
+        .y_label_area_size(Y_LABELS)
         .build_cartesian_2d(0.0..end as f64, 0.0..top)?;
     chart
         .configure_mesh()
@@ -148,6 +210,42 @@ fn draw(area: &Area<'_>, panel: &Panel) -> anyhow::Result<()> {
         let held = steps(&line.samples, end, |sample| scaled(sample.held));
         let width = if at == 0 { 3 } else { 2 };
         chart.draw_series(LineSeries::new(held, colour(line).stroke_width(width)))?;
+    }
+    Ok(())
+}
+
+/// Where each group was, on the axis of the chart above.
+fn draw_bands(area: &Area<'_>, panel: &Panel) -> anyhow::Result<()> {
+    if panel.bands.is_empty() {
+        return Ok(());
+    }
+    let (end, count) = (panel.end(), panel.bands.len() as f64);
+    let (body, caption) = area.split_vertically(panel.bands_height() - CAPTION);
+    let mut chart = ChartBuilder::on(&body)
+        .margin_right(MARGIN)
+        .set_label_area_size(LabelAreaPosition::Left, Y_LABELS)
+        .build_cartesian_2d(0.0..end as f64, count..0.0)?;
+    for (row, band) in (0..).map(f64::from).zip(&panel.bands) {
+        for (at, &(from, shade)) in band.shades.iter().enumerate() {
+            let to = band.shades.get(at + 1).map_or(end, |next| next.0);
+            let corners = [(from as f64, row + 0.08), (to as f64, row + 0.92)];
+            chart.draw_series([Rectangle::new(corners, shade.colour().filled())])?;
+            chart.draw_series([Rectangle::new(corners, LIVE_EDGE.stroke_width(1))])?;
+        }
+        let style = font(12).color(&INK).pos(Pos::new(HPos::Left, VPos::Center));
+        let text = Text::new(band.label.clone(), (6, 0), style);
+        chart.draw_series([EmptyElement::at((0.0, row + 0.5)) + text])?;
+    }
+    let mut x = Y_LABELS;
+    for (shade, text) in [
+        (Shade::Running, "weights on the device, running"),
+        (Shade::Resident, "on the device"),
+        (Shade::Evicted, "on the host"),
+    ] {
+        for style in [shade.colour().filled(), LIVE_EDGE.stroke_width(1)] {
+            caption.draw(&Rectangle::new([(x, 7), (x + 22, 19)], style))?;
+        }
+        x = key(&caption, x, 13, text)?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `tilework run`: a model through ONNX Runtime on one manager, run by run.
+//! `tilework run`: a model through ONNX Runtime on one manager, run by run; several are a [`pipeline`].
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -8,58 +8,86 @@ use serde::Serialize;
 use tilework::device::Calls;
 use tilework::manager::Kind;
 use tilework::replay::Observer;
-use tilework_ort::fingerprint;
+use tilework_ort::{Output, fingerprint};
 
 use crate::choose::{Choice, parse_device};
 use crate::engine::{Engine, ModelOptions, Subject, peak_rss_bytes, save};
+use crate::pipeline::{self, Keep, parse_keep};
 use crate::plot::{self, Line, Panel};
 use crate::progress::Progress;
 use crate::site::Site;
+use crate::units::parse_bytes;
 use crate::{table, units};
 
-/// Run a model through ONNX Runtime on one manager
+/// Run a model through ONNX Runtime on one manager, or several in one process
 ///
 /// Registers the manager as the allocator of a stock ONNX Runtime, loads the model and runs it, and
 /// reports what was live, what was held, and what the device had to do in each run.
+///
+/// Several models are a pipeline: run in order, from one pool, which is theirs together. The weights of each are a group, resident
+/// while the model runs. What lacks memory under --budget evicts the weights used longest ago: their contents go to
+/// the host, and come back before the model runs again.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The model, an ONNX file
-    model: PathBuf,
+    /// The model, an ONNX file; of several, run in order, one may be named more than once and has a session for each
+    #[arg(required = true, value_name = "MODEL")]
+    pub models: Vec<PathBuf>,
 
     /// Who serves: tiled, placed, bucketized or committed
     #[arg(long, value_name = "NAME", default_value_t = Kind::Tiled)]
-    manager: Kind,
+    pub manager: Kind,
 
     /// Where it runs: host (the CPU), cuda or cuda:N (an NVIDIA GPU, the first or the one numbered N)
     #[arg(long, value_name = "NAME", value_parser = parse_device, default_value = "host")]
-    device: String,
+    pub device: String,
 
-    /// How often to run the model
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
-    runs: u32,
+    /// How often to run the model, or all of them in order
+    #[arg(long, visible_alias = "loop", value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub runs: u32,
+
+    /// The most physical memory to hold, such as 6GiB: models that are not running leave when it lacks [default: no limit]
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, conflicts_with = "limit")]
+    pub budget: Option<u64>,
+
+    /// Where the weights of models that left are kept: pinned=BYTES, in memory that a GPU copies by itself, up to so
+    /// much; DIR, what exceeds that in files there [default: ordinary memory]
+    #[arg(long, value_name = "pinned=BYTES|DIR", value_parser = parse_keep)]
+    pub keep: Vec<Keep>,
+
+    /// Use memory of the host, at the bus's speed, where the budget does not suffice and nothing can leave
+    #[arg(long)]
+    pub spill: bool,
 
     #[command(flatten)]
-    model_options: ModelOptions,
+    pub model_options: ModelOptions,
 
     #[command(flatten)]
-    choice: Choice,
+    pub choice: Choice,
 
     /// Record what the manager was asked as a trace, from loading the model to unloading it
     #[arg(long, value_name = "TRACE")]
-    record: Option<PathBuf>,
+    pub record: Option<PathBuf>,
 
-    /// Draw live and held bytes over the runs
+    /// Draw live and held bytes over the runs, of several models with where each one's weights are
     #[arg(long, value_name = "SVG")]
-    plot: Option<PathBuf>,
+    pub plot: Option<PathBuf>,
 
-    /// Save the last run's output as a NumPy file; several outputs as FILE.NAME.npy each
+    /// Save the last run's output as a NumPy file; several outputs as FILE.NAME.npy each, those of
+    /// several models as FILE.MODEL.npy
     #[arg(long, value_name = "NPY")]
-    save: Option<PathBuf>,
+    pub save: Option<PathBuf>,
 
     /// Print one JSON object instead of a table
     #[arg(long)]
-    json: bool,
+    pub json: bool,
+}
+
+impl Args {
+    /// Whether weights are groups.
+    fn is_pipeline(&self) -> bool {
+        self.models.len() > 1 || self.budget.is_some() || self.spill || !self.keep.is_empty()
+    }
 }
 
 const EXAMPLES: &str = "\
@@ -67,6 +95,7 @@ Examples:
   tilework run model.onnx --shape latent=1x4x64x64
   tilework run model.onnx --input latent=latent.npy --save out.npy --limit 2GiB
   tilework run model.onnx --shape latent=1x4x64x64 --device cuda
+  tilework run text.onnx unet.onnx vae.onnx --budget 6GiB --keep pinned=8GiB --loop 4 --device cuda --plot held.svg
   tilework run model.onnx --manager bucketized --record trace.csv.gz --plot held.svg --json";
 
 /// The object of `--json`.
@@ -98,21 +127,35 @@ struct Run {
     device_us: f64,
 }
 
-#[derive(Serialize)]
-struct Shape {
+/// An output's name, type and shape.
+#[derive(Clone, Serialize)]
+pub struct Shape {
     name: String,
     element: &'static str,
     shape: Vec<u64>,
 }
 
+impl Shape {
+    pub fn of(output: &Output) -> Shape {
+        Shape { name: output.name().into(), element: output.element().name(), shape: output.shape().into() }
+    }
+}
+
 /// Runs the subcommand.
 pub fn run(args: &Args) -> anyhow::Result<()> {
+    match &args.models[..] {
+        [model] if !args.is_pipeline() => run_one(args, model),
+        _ => pipeline::run(args),
+    }
+}
+
+fn run_one(args: &Args, model: &Path) -> anyhow::Result<()> {
     let site = Site::open(&args.device)?;
     let found = site.library(&args.model_options)?;
     let subject = Subject::Manager(args.manager);
     let mut engine = Engine::load(
         &found.library,
-        &args.model,
+        model,
         &args.model_options,
         subject,
         &args.choice,
@@ -149,7 +192,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         save(path, &outputs)?;
     }
     let report = Report {
-        model: name(&args.model),
+        model: name(model),
         manager: args.manager,
         device: args.device.clone(),
         fallback: engine.fallback.clone(),
@@ -159,10 +202,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         peak_held_bytes: runs.iter().map(|r| r.peak_held_bytes).max().unwrap_or(0),
         peak_rss_bytes: peak_rss_bytes(),
         runs,
-        outputs: outputs
-            .iter()
-            .map(|o| Shape { name: o.name().into(), element: o.element().name(), shape: o.shape().into() })
-            .collect(),
+        outputs: outputs.iter().map(Shape::of).collect(),
         fingerprint: fingerprint(&outputs),
     };
     drop(outputs);

@@ -2,8 +2,9 @@
 
 use anyhow::Context;
 use tilework::device::waiting::{Wait, Waiting};
-use tilework::manager::{Kind, Manager};
-use tilework::shared::streams::Streams as _;
+use tilework::manager::{Kind, Manager, Options};
+use tilework::shared::Shared;
+use tilework::shared::streams::{InOrder, Streams};
 use tilework_cuda::driver::Driver;
 use tilework_cuda::gpu::Gpu;
 use tilework_cuda::streams::CudaStreams;
@@ -12,6 +13,7 @@ use tilework_ort::{Allocator, Place, find};
 use crate::choose::{self, Choice};
 use crate::engine::ModelOptions;
 use crate::exit::Usage as Misuse;
+use crate::pool::Pool;
 
 /// A device that a model can run on, there and working.
 pub struct Site {
@@ -95,6 +97,38 @@ impl Site {
         // the primary context, and unmaps nothing before the GPU has done what was queued.
         let allocator = unsafe { Allocator::on_gpu(dress(built.manager)?, ordinal, wait(ordinal)?) };
         Ok((allocator, built.fallback))
+    }
+
+    /// The memory here for several models.
+    ///
+    /// # Errors
+    /// When the device does not open.
+    pub fn shared(&self, options: &Options) -> anyhow::Result<Shared> {
+        let streams: Box<dyn Streams> = match &self.gpu {
+            Some(of) => Box::new(CudaStreams::new(gpu(of.ordinal())?)),
+            None => Box::new(InOrder),
+        };
+        Ok(Shared::new(choose::open(&self.name)?, streams, options)?)
+    }
+
+    /// A pool of the memory here, for ONNX Runtime.
+    #[expect(unsafe_code, reason = "ONNX Runtime takes the pool's word for what is memory")]
+    pub fn pooled(&self, pool: Pool) -> Allocator {
+        // SAFETY: the pool is over this device's memory, by `Site::shared`. It serves streams as guests, whose memory goes
+        // to no other before the host has waited for the device, and groups only while they are resident: whoever runs
+        // a model keeps its group pinned until the run, at whose end ONNX Runtime waits, is over.
+        unsafe { Allocator::over(self.place(), Box::new(pool)) }
+    }
+
+    /// Waits for all work of the device.
+    ///
+    /// # Errors
+    /// When a GPU cannot be waited for.
+    pub fn wait(&self) -> anyhow::Result<()> {
+        match &self.gpu {
+            Some(gpu) => Ok(wait(gpu.ordinal())?()?),
+            None => Ok(()),
+        }
     }
 }
 

@@ -48,7 +48,7 @@ mod session;
 pub mod table;
 mod tensor;
 
-pub use allocator::{Allocator, Failure};
+pub use allocator::{Allocator, Failure, Source};
 pub use arena::ArenaStats;
 pub use environment::Environment;
 pub use error::{Error, Result};

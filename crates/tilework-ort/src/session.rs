@@ -61,33 +61,9 @@ impl Session {
     /// [`Error::NoCuda`], [`Error::CudaProvider`] and [`Error::NoCudaDependency`] when there is no running on a GPU, [`Error::Model`] when the file is not there or ONNX Runtime does not take it, [`Error::Run`]
     /// when the allocator had no memory for it.
     pub fn load(environment: &Arc<Environment>, model: &Path, options: &SessionOptions) -> Result<Session> {
-        let fail = |message: String| Error::Model { path: model.to_owned(), message };
-        // ONNX Runtime's own messages for these two are about its file mapping.
-        let meta = std::fs::metadata(model).map_err(|e| fail(e.to_string()))?;
-        if !meta.is_file() {
-            return Err(fail("it is not a file".into()));
-        }
-        let path = CString::new(model.as_os_str().as_encoded_bytes())
-            .map_err(|_| fail("its name has a zero byte".into()))?;
-
-        let library = environment.library();
-        let api = library.api();
-        let configured = configure(environment, options)?;
-        // SAFETY: environment and options are alive, the path is terminated, and on success a session
-        // is stored that the second function releases.
-        let made = unsafe {
-            library.make("CreateSession", (*api).ReleaseSession, |out| {
-                ((*api).CreateSession)(environment.as_ptr(), path.as_ptr(), configured.as_ptr(), out)
-            })
-        };
-        let session = made.map_err(|error| {
-            let message = message_of(error);
-            match environment.allocator().and_then(|a| a.take_failure()) {
-                Some(cause) => Error::Run { message, cause: Some(cause) },
-                None => fail(message),
-            }
-        })?;
-
+        let api = environment.library().api();
+        let configured = configure(environment, options, environment.allocator().is_some())?;
+        let session = create(environment, model, &configured)?;
         let mut loaded = Session {
             session,
             inputs: Vec::new(),
@@ -119,6 +95,39 @@ impl Session {
             .map(|o| CString::new(o.name.as_str()).expect("it came from a terminated string"))
             .collect();
         Ok(loaded)
+    }
+
+    /// Has ONNX Runtime optimise a model for `options` and write it to `to`, which must end in `.ort`, in its own format:
+    /// loaded from there it is the same to the bit. On the CPU that brings the weights to the registered allocator,
+    /// which else stay in buffers of the model from version 1.24 on. The allocator serves nothing of this.
+    ///
+    /// # Errors
+    /// As [`Session::load`]; [`Error::Model`] also where the format does not take the model, as one of more than 2 GiB.
+    pub fn convert(
+        environment: &Arc<Environment>,
+        model: &Path,
+        options: &SessionOptions,
+        to: &Path,
+    ) -> Result<()> {
+        let library = environment.library();
+        let api = library.api();
+        let configured = configure(environment, options, false)?;
+        let to = terminated(to)?;
+        // SAFETY: the options are alive, and what is terminated is copied.
+        unsafe {
+            let options = configured.as_ptr();
+            library.check(
+                "SetOptimizedModelFilePath",
+                ((*api).SetOptimizedModelFilePath)(options, to.as_ptr()),
+            )?;
+            let status = ((*api).AddSessionConfigEntry)(
+                options,
+                c"session.save_model_format".as_ptr(),
+                c"ORT".as_ptr(),
+            );
+            library.check("AddSessionConfigEntry", status)?;
+        }
+        create(environment, model, &configured).map(drop)
     }
 
     /// What the model wants.
@@ -172,7 +181,7 @@ impl Session {
         let library = self.environment.library();
         let api = library.api();
         if let Some(allocator) = self.environment.allocator()
-            && let Err(error) = allocator.with(|m| m.end_of_execution())
+            && let Err(error) = allocator.end_of_execution()
         {
             tracing::warn!(%error, "unused memory could not be given back before the run");
         }
@@ -364,8 +373,49 @@ impl Borrowed<'_> {
     }
 }
 
-/// The options of ONNX Runtime that follow from ours.
-fn configure(environment: &Environment, options: &SessionOptions) -> Result<Owned<OrtSessionOptions>> {
+/// A path as ONNX Runtime takes it.
+fn terminated(path: &Path) -> Result<CString> {
+    let named = |_| Error::Model { path: path.to_owned(), message: "its name has a zero byte".into() };
+    CString::new(path.as_os_str().as_encoded_bytes()).map_err(named)
+}
+
+/// Makes a session of a model.
+fn create(
+    environment: &Environment,
+    model: &Path,
+    options: &Owned<OrtSessionOptions>,
+) -> Result<Owned<OrtSession>> {
+    let fail = |message: String| Error::Model { path: model.to_owned(), message };
+    // ONNX Runtime's own messages for these two are about its file mapping.
+    let meta = std::fs::metadata(model).map_err(|e| fail(e.to_string()))?;
+    if !meta.is_file() {
+        return Err(fail("it is not a file".into()));
+    }
+    let path = terminated(model)?;
+    let library = environment.library();
+    let api = library.api();
+    // SAFETY: environment and options are alive, the path is terminated, and on success a session
+    // is stored that the second function releases.
+    let made = unsafe {
+        library.make("CreateSession", (*api).ReleaseSession, |out| {
+            ((*api).CreateSession)(environment.as_ptr(), path.as_ptr(), options.as_ptr(), out)
+        })
+    };
+    made.map_err(|error| {
+        let message = message_of(error);
+        match environment.allocator().and_then(|a| a.take_failure()) {
+            Some(cause) => Error::Run { message, cause: Some(cause) },
+            None => fail(message),
+        }
+    })
+}
+
+/// The options of ONNX Runtime that follow from ours. `served` by the registered allocator, or by ONNX Runtime's own.
+fn configure(
+    environment: &Environment,
+    options: &SessionOptions,
+    served: bool,
+) -> Result<Owned<OrtSessionOptions>> {
     let library = environment.library();
     let api = library.api();
     // SAFETY: on success options are stored that the second function releases.
@@ -383,10 +433,10 @@ fn configure(environment: &Environment, options: &SessionOptions) -> Result<Owne
     // Idle threads would otherwise spin for a while after a run and take the processor from whoever
     // measures next.
     set(c"session.force_spinning_stop", c"1")?;
-    if environment.allocator().is_some() {
+    if served {
         set(c"session.use_env_allocators", c"1")?;
     }
-    if environment.allocator().is_some() || !options.memory_pattern {
+    if served || !options.memory_pattern {
         // SAFETY: the options are alive.
         library.check("DisableMemPattern", unsafe { ((*api).DisableMemPattern)(configured.as_ptr()) })?;
     }

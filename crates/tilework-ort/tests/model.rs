@@ -41,6 +41,9 @@ fn model(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
 }
 
+/// One convolution from 3 to 8 channels and three from 8 to 8, all 3 x 3, bytes.
+const WEIGHTS_OF_CONV: u64 = (8 * 3 + 3 * 8 * 8) * 9 * 4;
+
 fn conv(environment: &Arc<Environment>) -> Session {
     Session::load(environment, &model("conv.onnx"), &SessionOptions::default()).unwrap()
 }
@@ -69,7 +72,7 @@ fn every_manager_gives_the_outputs_of_the_runtimes_own_arena() {
         }
         let usage = environment.allocator().unwrap().usage();
         assert!(usage.peak_live >= 2 * 8 * 96 * 96 * 4, "{kind} served {usage:?}");
-        environment.allocator().unwrap().with(|m| m.check_invariants());
+        environment.allocator().unwrap().check_invariants();
     }
 }
 
@@ -158,7 +161,7 @@ fn sessions_run_at_the_same_time() {
             });
         }
     });
-    environment.allocator().unwrap().with(|m| m.check_invariants());
+    environment.allocator().unwrap().check_invariants();
 }
 
 #[test]
@@ -242,4 +245,24 @@ fn a_gpus_allocator_is_registered_where_streams_are_told_and_leaves_the_cpus_alo
     };
     run(&conv(&environment), 96);
     assert_eq!(environment.allocator().unwrap().usage().peak_live, 0);
+}
+
+#[test]
+fn a_converted_model_has_its_weights_in_our_memory_and_the_same_outputs() {
+    let (library, _turn) = turn();
+    let folder = tempfile::tempdir().unwrap();
+    let to = folder.path().join("conv.ort");
+    let environment = Environment::new(&library, Some(allocator(Kind::Tiled, None))).unwrap();
+    Session::convert(&environment, &model("conv.onnx"), &SessionOptions::default(), &to).unwrap();
+    let usage = environment.allocator().unwrap().usage();
+    assert_eq!(usage.peak_live, 0, "converting is not served by us: {usage:?}");
+    let expected = fingerprint(&run(&conv(&environment), 64));
+    assert_eq!(environment.allocator().unwrap().usage().live, 0);
+    let session = Session::load(&environment, &to, &SessionOptions::default()).unwrap();
+    // Processors with wide vectors may have them padded.
+    let live = environment.allocator().unwrap().usage().live;
+    assert!(live >= WEIGHTS_OF_CONV, "{live} bytes of weights");
+    assert_eq!(fingerprint(&run(&session, 64)), expected);
+    let error = Session::convert(&environment, "absent.onnx".as_ref(), &SessionOptions::default(), &to);
+    assert!(error.unwrap_err().to_string().contains("absent.onnx does not load"));
 }

@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tilework::manager::Stream;
+use tilework::shared::streams::Streams as _;
 use tilework::shared::{PoolId, Shared};
+use tilework_cuda::streams::CudaStreams;
 
 use super::filter::Filter;
-use super::groups;
 use super::stats::{Counters, DeviceStats};
 use crate::call::{self, Failure, Result};
+use crate::entered::{self, Whose};
 use crate::handles;
 use crate::manager::TileworkManager;
 use crate::open::{self, Settings};
@@ -48,6 +50,8 @@ pub struct Gpu {
     total_bytes: Option<u64>,
     /// For what only the driver knows; none where the device is not a GPU.
     driver: Option<tilework_cuda::gpu::Gpu>,
+    /// Its streams; as above.
+    streams: Option<CudaStreams>,
     books: Mutex<Books>,
 }
 
@@ -144,6 +148,7 @@ impl Gpu {
     fn open(ordinal: c_int, settings: &Settings) -> Result<Gpu> {
         let name = settings.device.clone().unwrap_or_else(|| format!("cuda:{ordinal}"));
         let driver = tilework_cuda::ordinal(&name).map(open::gpu).transpose()?;
+        let streams = tilework_cuda::ordinal(&name).map(open::gpu).transpose()?.map(CudaStreams::new);
         let shared = Arc::new(open::shared(&name, settings)?);
         Ok(Gpu {
             handle: handles::register(shared.clone()),
@@ -151,6 +156,7 @@ impl Gpu {
             limit: settings.limit,
             total_bytes: driver.as_ref().map(tilework_cuda::gpu::Gpu::total_bytes),
             driver,
+            streams,
             books: Mutex::new(Books { counters: Counters::default(), fraction: 1.0, pools: HashMap::new() }),
         })
     }
@@ -172,7 +178,7 @@ impl Gpu {
 
     /// Serves a request of the calling thread.
     pub fn alloc(&self, bytes: u64, stream: Stream) -> Result<u64> {
-        let address = match groups::entered() {
+        let address = match entered::entered(Whose::Torch) {
             None => self.shared.alloc(bytes, stream),
             Some(name) => {
                 self.shared.group(&name).and_then(|group| self.shared.alloc_for(group, bytes, stream))
@@ -187,6 +193,19 @@ impl Gpu {
         self.shared.free(address)?;
         self.books().counters.free(bytes);
         Ok(())
+    }
+
+    /// Waits on the host for what is queued on the default stream.
+    pub fn settle(&self) -> Result<()> {
+        let Some(streams) = &self.streams else { return Ok(()) };
+        let mark = streams.record(Stream::default()).map_err(tilework::Error::from)?;
+        Ok(mark.synchronize().map_err(tilework::Error::from)?)
+    }
+
+    /// Waits on the host for all work of the GPU.
+    pub fn synchronize(&self) -> Result<()> {
+        let Some(streams) = &self.streams else { return Ok(()) };
+        Ok(streams.synchronize_device().map_err(tilework::Error::from)?)
     }
 
     /// Gives back what is unused.

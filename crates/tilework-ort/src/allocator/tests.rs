@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tilework::device::{self, Device};
-use tilework::manager::{Block, Kind, Options, build};
+use tilework::manager::{Block, Kind, Options, Stats, build};
 
 use super::*;
 
@@ -85,7 +85,7 @@ fn no_bytes_and_null_are_nothing() {
     assert!(alloc(&allocator, 0).is_null());
     allocator.free(null_mut());
     assert_eq!(allocator.take_failure(), None, "neither is an error");
-    assert_eq!(allocator.stats().allocations, 0);
+    assert_eq!(allocator.figures().unwrap().allocations, 0);
 }
 
 #[test]

@@ -1,0 +1,478 @@
+//! `tilework run` on several models: a pipeline, under one budget.
+//!
+//! ```text
+//!   load   weights of each model ──► a group of its own, which may leave once the model is loaded
+//!   run    pin ─ restore ─ run ─ unpin, model by model, as often as asked
+//!               └── what lacks memory evicts the group that was used longest ago
+//! ```
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use serde::Serialize;
+use tempfile::TempDir;
+use tilework::manager::{Kind, Stream, Usage};
+use tilework::replay::Observer;
+use tilework::shared::{GroupId, GroupStats, Hosting, Residence};
+use tilework::timeline::Timeline;
+use tilework_ort::{Environment, Session, SessionOptions, Tensor, find, fingerprint};
+
+use crate::engine::{TICKS_PER_RUN, peak_rss_bytes, save};
+use crate::exit::Usage as Misuse;
+use crate::plot::{self, Band, Line, Panel, Shade};
+use crate::pool::{Moment, Pool};
+use crate::progress::Progress;
+use crate::run::{Args, Shape, name};
+use crate::site::Site;
+use crate::{table, units};
+
+/// Where the contents of evicted groups are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Keep {
+    /// In pinned memory, up to so many bytes.
+    Pinned(u64),
+    /// What exceeds that: in files here.
+    Directory(PathBuf),
+}
+
+/// Reads a `--keep`.
+pub fn parse_keep(text: &str) -> Result<Keep, String> {
+    if let Some(bytes) = text.strip_prefix("pinned=") {
+        return units::parse_bytes(bytes).map(Keep::Pinned);
+    }
+    if Path::new(text).is_dir() {
+        return Ok(Keep::Directory(text.into()));
+    }
+    Err(format!(
+        "{text:?} is no place to keep contents: write pinned=BYTES, such as pinned=8GiB, or a directory that exists"
+    ))
+}
+
+/// The object of `--json`.
+#[derive(Serialize)]
+struct Report {
+    manager: Kind,
+    device: String,
+    onnxruntime: String,
+    onnxruntime_library: PathBuf,
+    budget_bytes: Option<u64>,
+    /// The most that was requested and not freed, of all models, wherever it was.
+    peak_live_bytes: u64,
+    /// The most that was held of the device.
+    peak_held_bytes: u64,
+    /// The most of the host's memory that the process ever had resident, by the kernel.
+    peak_rss_bytes: Option<u64>,
+    /// Contents of evicted models on the host at the end.
+    kept_bytes: u64,
+    /// Memory of the host that the device used as its own at the end.
+    spilled_bytes: u64,
+    /// Whether every run of a model gave the same outputs to the bit.
+    outputs_agree: bool,
+    models: Vec<Model>,
+}
+
+/// A model's part of it.
+#[derive(Serialize)]
+struct Model {
+    name: String,
+    /// Weights: what was requested while it was loaded.
+    weights_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+    runs: Vec<Run>,
+    residence: Residence,
+    evictions: u64,
+    restores: u64,
+    bytes_out: u64,
+    bytes_in: u64,
+    kept_bytes: u64,
+    outputs: Vec<Shape>,
+    /// SHA-256 over names, types, shapes and bits of the last run's outputs.
+    fingerprint: String,
+}
+
+#[derive(Serialize)]
+struct Run {
+    /// The time ONNX Runtime took.
+    us: f64,
+    /// Before that, to make the model resident.
+    restore_us: f64,
+}
+
+/// A loaded model.
+struct Stage {
+    name: String,
+    session: Session,
+    group: GroupId,
+    weights: u64,
+    note: Option<String>,
+    inputs: Vec<(String, Tensor)>,
+    runs: Vec<Run>,
+    outputs: Vec<Shape>,
+    fingerprint: Option<String>,
+    agrees: bool,
+}
+
+/// Runs the models.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    if args.manager != Kind::Tiled {
+        let sentence = format!("{} knows no groups: several models, or a budget, take tiled", args.manager);
+        return Err(Misuse(sentence).into());
+    }
+    let site = Site::open(&args.device)?;
+    let found = site.library(&args.model_options)?;
+    let pool = pool(args, &site)?;
+    if let Some(path) = &args.record {
+        pool.shared().record_to(path)?;
+    }
+    let environment = Environment::new(&found.library, Some(site.pooled(pool.clone())))?;
+    let mut stages = load(args, &site, &environment, &pool)?;
+    let sessions: Vec<_> = stages.iter().map(|stage| &stage.session).collect();
+    let inputs = args.model_options.prepare_each(&sessions)?;
+    for (stage, inputs) in stages.iter_mut().zip(inputs) {
+        stage.inputs = inputs;
+    }
+    let groups: Vec<_> = stages.iter().map(|stage| stage.group).collect();
+    let mut picture = args.plot.as_ref().map(|_| Picture::new(stages.len()));
+    let mut progress = Progress::new("pipeline".to_owned(), u64::from(args.runs) * stages.len() as u64);
+    let mut done = 0;
+    for pass in 1..=args.runs {
+        for (at, stage) in stages.iter_mut().enumerate() {
+            if picture.is_some() {
+                pool.watch(&groups);
+            }
+            stage.run(args, &site, &pool, pass == args.runs)?;
+            if let Some(picture) = &mut picture {
+                picture.add(at, &pool.unwatch());
+            }
+            done += 1;
+            progress.progress(done);
+        }
+    }
+    drop(progress);
+    let report = report(args, &found, &pool, &stages)?;
+    if let (Some(path), Some(picture)) = (&args.plot, picture) {
+        picture.write(path, args, &report)?;
+    }
+    drop(stages);
+    if args.record.is_some() {
+        pool.shared().stop_recording()?;
+    }
+    if args.json {
+        writeln!(io::stdout(), "{}", serde_json::to_string_pretty(&report)?)?;
+        return Ok(());
+    }
+    writeln!(
+        io::stdout(),
+        "ONNX Runtime {}, {}: {}",
+        report.onnxruntime,
+        found.source,
+        found.library.path().display()
+    )?;
+    print_table(&report, !site.is_gpu())
+}
+
+/// The pool, as the options want it.
+fn pool(args: &Args, site: &Site) -> anyhow::Result<Pool> {
+    let mut hosting = Hosting::default();
+    for keep in &args.keep {
+        match keep {
+            Keep::Pinned(bytes) => hosting.pinned_bytes = *bytes,
+            Keep::Directory(path) => hosting.directory = Some(path.clone()),
+        }
+    }
+    let shared = site.shared(&args.choice.options())?;
+    shared.set_limit(budget(args))?;
+    shared.set_hosting(hosting);
+    if args.spill {
+        shared.set_spill(true)?;
+    }
+    Ok(Pool::new(shared))
+}
+
+/// What may be held.
+fn budget(args: &Args) -> Option<u64> {
+    args.budget.or(args.choice.limit)
+}
+
+fn budget_text(args: &Args) -> String {
+    budget(args).map_or("no budget".to_owned(), units::bytes)
+}
+
+/// Loads the models, each into a group.
+fn load(args: &Args, site: &Site, environment: &Arc<Environment>, pool: &Pool) -> anyhow::Result<Vec<Stage>> {
+    let options =
+        SessionOptions { place: site.place(), threads: args.model_options.threads(), memory_pattern: false };
+    let mut converted = Converted::default();
+    let mut stages: Vec<Stage> = Vec::new();
+    for path in &args.models {
+        let times = stages.iter().filter(|stage| stage.name.split(" #").next() == Some(&name(path))).count();
+        let name = if times == 0 { name(path) } else { format!("{} #{}", name(path), times + 1) };
+        let (file, note) =
+            if site.is_gpu() { (path.clone(), None) } else { converted.get(environment, path, &options)? };
+        let group = pool.shared().group(&name)?;
+        let (session, lacked) = pool.load(group, || Session::load(environment, &file, &options));
+        let session = session.map_err(|error| match lacked {
+            Some(bytes) => anyhow!(
+                "the budget of {} is less than the weights of {name} alone, which take more than {}: raise it",
+                budget_text(args),
+                units::bytes(bytes - 1)
+            ),
+            None => error.into(),
+        })?;
+        // What fills the weights may still be queued, on streams that an eviction does not know of.
+        site.wait()?;
+        // Loading leaves memory free that only the group could use.
+        pool.shared().trim()?;
+        let weights = pool.shared().group_stats(group)?.live;
+        // Made pinned; from here on it may leave.
+        pool.shared().unpin(group)?;
+        stages.push(Stage {
+            name,
+            session,
+            group,
+            weights,
+            note,
+            inputs: Vec::new(),
+            runs: Vec::new(),
+            outputs: Vec::new(),
+            fingerprint: None,
+            agrees: true,
+        });
+    }
+    Ok(stages)
+}
+
+/// Models in ONNX Runtime's own format: on the CPU, weights come through an allocator only from there.
+#[derive(Default)]
+struct Converted {
+    folder: Option<TempDir>,
+    files: BTreeMap<PathBuf, (PathBuf, Option<String>)>,
+}
+
+impl Converted {
+    /// The file to load for a model, and what there is to say of it.
+    fn get(
+        &mut self,
+        environment: &Arc<Environment>,
+        model: &Path,
+        options: &SessionOptions,
+    ) -> anyhow::Result<(PathBuf, Option<String>)> {
+        if model.extension().is_some_and(|extension| extension == "ort") {
+            return Ok((model.to_owned(), None));
+        }
+        if let Some(known) = self.files.get(model) {
+            return Ok(known.clone());
+        }
+        if self.folder.is_none() {
+            self.folder = Some(TempDir::with_prefix("tilework-").context("no folder for converted models")?);
+        }
+        let folder = self.folder.as_ref().expect("just made");
+        let file = folder.path().join(format!("{}.ort", self.files.len()));
+        let found = match Session::convert(environment, model, options, &file) {
+            Ok(()) => (file, None),
+            // Loading it tells what is wrong with a model that is wrong.
+            Err(error) => {
+                let note =
+                    format!("ONNX Runtime keeps some of its weights itself, out of the budget: {error}");
+                (model.to_owned(), Some(note))
+            }
+        };
+        self.files.insert(model.to_owned(), found.clone());
+        Ok(found)
+    }
+}
+
+impl Stage {
+    /// Makes the model resident, runs it and lets it go.
+    fn run(&mut self, args: &Args, site: &Site, pool: &Pool, is_last: bool) -> anyhow::Result<()> {
+        let shared = pool.shared();
+        let start = Instant::now();
+        shared.pin(self.group)?;
+        let result = shared
+            .restore(self.group, Some(Stream::default()))
+            .map_err(anyhow::Error::from)
+            .and_then(|copied| {
+                // The run has a stream of its own, which waits for nothing here.
+                if copied > 0 {
+                    site.wait()?;
+                }
+                let restored = start.elapsed();
+                let start = Instant::now();
+                let outputs = self.session.run(&self.inputs)?;
+                Ok((outputs, restored, start.elapsed()))
+            });
+        shared.unpin(self.group)?;
+        let (outputs, restored, took) = result.with_context(|| {
+            let weights = units::bytes(self.weights);
+            format!("{} with {weights} of weights does not run within {}", self.name, budget_text(args))
+        })?;
+        let us = |time: Duration| time.as_secs_f64() * 1e6;
+        self.runs.push(Run { us: us(took), restore_us: us(restored) });
+        let print = fingerprint(&outputs);
+        self.agrees &= self.fingerprint.as_ref().is_none_or(|before| *before == print);
+        self.fingerprint = Some(print);
+        if !is_last {
+            return Ok(());
+        }
+        self.outputs = outputs.iter().map(Shape::of).collect();
+        match &args.save {
+            Some(path) if args.models.len() == 1 => save(path, &outputs),
+            Some(path) => {
+                let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+                let model = self.name.replace(' ', "");
+                save(&path.with_file_name(format!("{stem}.{model}.npy")), &outputs)
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn report(&self, stats: &GroupStats) -> Model {
+        Model {
+            name: self.name.clone(),
+            weights_bytes: self.weights,
+            note: self.note.clone(),
+            runs: self.runs.iter().map(|run| Run { ..*run }).collect(),
+            residence: stats.residence,
+            evictions: stats.evictions,
+            restores: stats.restores,
+            bytes_out: stats.bytes_out,
+            bytes_in: stats.bytes_in,
+            kept_bytes: stats.kept,
+            outputs: self.outputs.clone(),
+            fingerprint: self.fingerprint.clone().unwrap_or_default(),
+        }
+    }
+}
+
+fn report(args: &Args, found: &find::Found, pool: &Pool, stages: &[Stage]) -> anyhow::Result<Report> {
+    let shared = pool.shared();
+    let stats = shared.stats();
+    let models = stages.iter().map(|stage| Ok(stage.report(&shared.group_stats(stage.group)?)));
+    Ok(Report {
+        manager: args.manager,
+        device: args.device.clone(),
+        onnxruntime: found.library.version().to_owned(),
+        onnxruntime_library: found.library.path().to_owned(),
+        budget_bytes: budget(args),
+        peak_live_bytes: stats.usage.peak_live,
+        peak_held_bytes: stats.usage.peak_held,
+        peak_rss_bytes: peak_rss_bytes(),
+        kept_bytes: stats.kept,
+        spilled_bytes: stats.spilled,
+        outputs_agree: stages.iter().all(|stage| stage.agrees),
+        models: models.collect::<tilework::Result<_>>()?,
+    })
+}
+
+fn print_table(report: &Report, resident: bool) -> anyhow::Result<()> {
+    let mut out = io::stdout();
+    let budget = report.budget_bytes.map_or(String::new(), |bytes| format!(" of {}", units::bytes(bytes)));
+    let rss = report.peak_rss_bytes.map_or("unknown".to_owned(), units::bytes);
+    writeln!(
+        out,
+        "{} on {}: peak live {}, peak held {}{budget}, kept on the host {}, spilled {}{}",
+        report.manager,
+        report.device,
+        units::bytes(report.peak_live_bytes),
+        units::bytes(report.peak_held_bytes),
+        units::bytes(report.kept_bytes),
+        units::bytes(report.spilled_bytes),
+        if resident { format!(", peak RSS of the process {rss}") } else { String::new() },
+    )?;
+    let header =
+        ["model", "weights", "runs", "time/run", "restoring", "at the end", "evictions", "restores", "moved"];
+    let rows: Vec<Vec<String>> = report
+        .models
+        .iter()
+        .map(|model| {
+            vec![
+                model.name.clone(),
+                units::bytes(model.weights_bytes),
+                model.runs.len().to_string(),
+                units::micros(median(model.runs.iter().map(|run| run.us))),
+                units::micros(median(model.runs.iter().map(|run| run.restore_us))),
+                match model.residence {
+                    Residence::Resident => "resident",
+                    Residence::Evicted => "evicted",
+                    Residence::Arriving => "arriving",
+                }
+                .to_owned(),
+                units::count(model.evictions),
+                units::count(model.restores),
+                units::bytes(model.bytes_out + model.bytes_in),
+            ]
+        })
+        .collect();
+    table::print(&header.map(str::to_owned), 1, &rows)?;
+    for model in &report.models {
+        if let Some(note) = &model.note {
+            writeln!(out, "note: {}: {note}", model.name)?;
+        }
+    }
+    let agree =
+        if report.outputs_agree { "the same to the bit in every run" } else { "not the same in every run" };
+    writeln!(out, "outputs of each model: {agree}")?;
+    Ok(())
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<_> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(0.0)
+}
+
+/// What is drawn: every run takes as much of the axis, cut by the requests and frees in it.
+struct Picture {
+    timeline: Timeline,
+    runs: u64,
+    /// Of each group, where it is from when on.
+    bands: Vec<Vec<(u64, Shade)>>,
+}
+
+impl Picture {
+    fn new(groups: usize) -> Picture {
+        Picture { timeline: Timeline::default(), runs: 0, bands: vec![Vec::new(); groups] }
+    }
+
+    /// Adds what was seen while the group at this place ran.
+    fn add(&mut self, running: usize, moments: &[Moment]) {
+        let count = moments.len() as u64;
+        for (number, Moment { usage, here }) in (0..).zip(moments) {
+            let at = self.runs * TICKS_PER_RUN + number * TICKS_PER_RUN / count;
+            self.timeline.push(at, &Usage { live: usage.live, held: usage.held, ..Usage::default() });
+            for (group, (band, &here)) in self.bands.iter_mut().zip(here).enumerate() {
+                let shade = match here {
+                    false => Shade::Evicted,
+                    true if group == running => Shade::Running,
+                    true => Shade::Resident,
+                };
+                if band.last().is_none_or(|(_, last)| *last != shade) {
+                    band.push((at, shade));
+                }
+            }
+        }
+        self.runs += 1;
+    }
+
+    fn write(self, path: &Path, args: &Args, report: &Report) -> anyhow::Result<()> {
+        let line = Line { label: args.manager.to_string(), samples: self.timeline.samples().to_vec() };
+        let band = |(model, shades): (&Model, _)| Band { label: model.name.clone(), shades };
+        let bands = report.models.iter().zip(self.bands).map(band).collect();
+        let title = format!(
+            "{} models on {}, {}",
+            report.models.len(),
+            args.device,
+            match report.budget_bytes {
+                Some(bytes) => format!("{} to hold", units::bytes(bytes)),
+                None => "no budget".to_owned(),
+            }
+        );
+        let panel = Panel::of_pipeline(&title, u64::from(args.runs), report.models.len() as u64, line, bands);
+        plot::write(path, &[panel])
+    }
+}
