@@ -116,6 +116,14 @@ impl Vulkan {
         View::new(Arc::clone(&self.order), Arc::clone(&self.places))
     }
 
+    /// Waits on the host until all that was queued has passed, so that what was given back is. True when something was.
+    ///
+    /// # Errors
+    /// What the driver refused, as when the device is lost.
+    pub fn settle(&self) -> Result<bool, VulkanError> {
+        self.order.settle()
+    }
+
     fn gpu(&self) -> &Gpu {
         self.order.gpu()
     }

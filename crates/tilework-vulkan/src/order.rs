@@ -14,6 +14,8 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use ash::vk;
 
@@ -293,8 +295,13 @@ impl Order {
         let (mut semaphores, mut values): (Vec<_>, Vec<_>) = uses.drain(..).unzip();
         semaphores.push(self.semaphore);
         values.push(self.last.load(Ordering::Acquire));
-        if let Err(error) = self.wait_for(&semaphores, &values) {
-            tracing::warn!(%error, "the device did not finish what was queued");
+        while let Err(error) = self.wait_for(&semaphores, &values) {
+            tracing::warn!(%error, "the device does not tell when it has finished");
+            if matches!(error, VulkanError::Refused { code: vk::Result::ERROR_DEVICE_LOST, .. }) {
+                break;
+            }
+            // What is in use must not be destroyed: until the driver has memory to wait with.
+            thread::sleep(Duration::from_millis(1));
         }
         self.reap(&mut self.lock());
     }

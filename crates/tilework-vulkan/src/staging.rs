@@ -19,6 +19,8 @@ pub struct Staging {
     memory: vk::DeviceMemory,
     /// Where the host sees its [`CHUNK`] bytes.
     bytes: NonNull<u8>,
+    /// The value of the latest copy: passed, unless waiting for it failed.
+    busy: u64,
 }
 
 // SAFETY: the pointer is to memory that is the buffer's own and mapped while it lives; calls borrow it one at a time.
@@ -30,7 +32,7 @@ impl Staging {
         let usage = vk::BufferUsageFlags::TRANSFER_SRC | vk::BufferUsageFlags::TRANSFER_DST;
         let buffer = gpu.create_buffer(CHUNK, usage)?;
         let made = Staging::back(gpu, buffer);
-        made.map(|(memory, bytes)| Staging { buffer, memory, bytes })
+        made.map(|(memory, bytes)| Staging { buffer, memory, bytes, busy: 0 })
             .inspect_err(|_| gpu.destroy_buffer(buffer))
     }
 
@@ -76,6 +78,7 @@ impl Staging {
     ) -> Result<(), VulkanError> {
         let mut offset = offset;
         for part in out.chunks_mut(CHUNK as usize) {
+            order.wait(self.busy)?;
             let bytes = part.len() as u64;
             let region = vk::BufferCopy { src_offset: offset, dst_offset: 0, size: bytes };
             let barrier = vk::MemoryBarrier::default()
@@ -84,7 +87,7 @@ impl Staging {
             let staging = self.buffer;
             // SAFETY: both buffers are alive and have these bytes, one by this function's contract; they are not the
             // same. The barrier shows the copy to the host.
-            let value = unsafe {
+            self.busy = unsafe {
                 order.submit(After::Uses, |device, commands| {
                     device.cmd_copy_buffer(commands, buffer, staging, &[region]);
                     device.cmd_pipeline_barrier(
@@ -98,7 +101,7 @@ impl Staging {
                     );
                 })
             }?;
-            order.wait(value)?;
+            order.wait(self.busy)?;
             // SAFETY: mapped, coherent, at least CHUNK bytes; the copy is done and no other is queued.
             unsafe { ptr::copy_nonoverlapping(self.bytes.as_ptr(), part.as_mut_ptr(), part.len()) };
             offset += bytes;
@@ -120,24 +123,25 @@ impl Staging {
     ) -> Result<(), VulkanError> {
         let mut offset = offset;
         for part in bytes.chunks(CHUNK as usize) {
+            order.wait(self.busy)?;
             // SAFETY: as in `read`; what is queued by this sees what the host wrote before.
             unsafe { ptr::copy_nonoverlapping(part.as_ptr(), self.bytes.as_ptr(), part.len()) };
             let size = part.len() as u64;
             let region = vk::BufferCopy { src_offset: 0, dst_offset: offset, size };
             let staging = self.buffer;
             // SAFETY: as in `read`.
-            let value = unsafe {
+            self.busy = unsafe {
                 order.submit(After::Uses, |device, commands| {
                     device.cmd_copy_buffer(commands, staging, buffer, &[region]);
                 })
             }?;
-            order.wait(value)?;
+            order.wait(self.busy)?;
             offset += size;
         }
         Ok(())
     }
 
-    /// Gives all back. Nothing queued uses it: each call above has waited.
+    /// Gives all back. Everything queued must have passed.
     pub fn destroy(self, gpu: &Gpu) {
         gpu.destroy_buffer(self.buffer);
         // Freeing unmaps.

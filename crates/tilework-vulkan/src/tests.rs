@@ -5,6 +5,7 @@ use tilework::device::{self, Device};
 use super::*;
 use rig::Rig;
 
+mod faults;
 mod rig;
 
 #[test]

@@ -17,13 +17,13 @@ type Messages = Arc<Mutex<Vec<String>>>;
 /// An instance with validation and a device on it. When it is dropped, after all that was made of it, every message
 /// that came until then is a failure: objects that were left, too.
 pub struct Rig {
-    instance: ash::Instance,
+    pub instance: ash::Instance,
     pub made: Made,
     messenger: (ext::debug_utils::Instance, vk::DebugUtilsMessengerEXT),
     pub messages: Messages,
     /// Cleared by tests that provoke messages.
     pub strict: bool,
-    _entry: ash::Entry,
+    pub entry: ash::Entry,
 }
 
 impl Rig {
@@ -60,7 +60,7 @@ impl Rig {
         let messenger = unsafe { debug.create_debug_utils_messenger(&info, None) }.unwrap();
         // SAFETY: the instance was made a moment ago.
         let made = unsafe { own::make_device(&instance, 0) }?;
-        Ok(Rig { instance, made, messenger: (debug, messenger), messages, strict: true, _entry: entry })
+        Ok(Rig { instance, made, messenger: (debug, messenger), messages, strict: true, entry })
     }
 
     /// Its parts, which own it.
