@@ -6,6 +6,7 @@ use super::*;
 use rig::Rig;
 
 mod faults;
+mod program;
 mod rig;
 
 #[test]
