@@ -164,6 +164,14 @@ fn vulkan_devices_are_devices_by_number() {
     let error = replay(&trace, ["--device", "vulkan:first"]);
     assert!(refused(&error, 2).contains("vulkan and vulkan:N"));
 
+    let none = tilework(["replay", trace.to_str().unwrap(), "--device", "vulkan"])
+        .env("VK_DRIVER_FILES", "/nonexistent")
+        .env("VK_ICD_FILENAMES", "/nonexistent")
+        .output()
+        .unwrap();
+    let error = refused(&none, 1);
+    assert!(error.contains("install a driver") || error.contains("install it"), "{error}");
+
     let output = replay(&trace, ["--device", "vulkan", "--verify", "--json"]);
     if !output.status.success() && std::env::var_os("TILEWORK_TEST_VULKAN").is_none() {
         // Without a loader or a driver, or with one that is too old.
