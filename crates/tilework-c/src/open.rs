@@ -64,6 +64,13 @@ fn open(name: &str) -> Result<(Box<dyn Device>, Box<dyn Streams>)> {
         None if tilework::device::NAMES.contains(&name) => {
             Ok((tilework::device::open(name).map_err(|e| failed(e.to_string()))?, Box::new(InOrder)))
         }
+        // Unmapping waits, on the device, for uses that it is told of, and C has no word for that yet.
+        None if tilework_vulkan::index(name).is_some() => Err(Failure::new(
+            TileworkStatus::Unsupported,
+            format!(
+                "{name} has no streams that a C program could name: use it from Rust, by tilework-vulkan"
+            ),
+        )),
         None => {
             let known = tilework::device::NAMES.join(", ");
             let text = format!("unknown device {name:?}: the devices are {known}, cuda and cuda:N");

@@ -65,17 +65,22 @@ impl Choice {
 
 /// Opens a device by its name.
 pub fn open(name: &str) -> anyhow::Result<Box<dyn Device>> {
-    match tilework_cuda::ordinal(name) {
-        Some(ordinal) => tilework_cuda::open(ordinal).with_context(|| format!("cannot open {name}")),
-        None => Ok(device::open(name)?),
+    let cannot = || format!("cannot open {name}");
+    if let Some(ordinal) = tilework_cuda::ordinal(name) {
+        return tilework_cuda::open(ordinal).with_context(cannot);
     }
+    if let Some(index) = tilework_vulkan::index(name) {
+        return tilework_vulkan::open(index).with_context(cannot);
+    }
+    Ok(device::open(name)?)
 }
 
 /// Options shared by everything that replays traces.
 #[derive(clap::Args)]
 pub struct Replaying {
-    /// Where: host, sim-h200, sim-d3d12, null, cuda or cuda:N (an NVIDIA GPU, the first or the one numbered N); a
-    /// model runs on host or cuda [default: for traces sim-h200, host with --verify; for models host]
+    /// Where: host, sim-h200, sim-d3d12, null, cuda or cuda:N (an NVIDIA GPU, the first or the one numbered N),
+    /// vulkan or vulkan:N (a Vulkan device, likewise); a model runs on host or cuda [default: for traces sim-h200,
+    /// host with --verify; for models host]
     #[arg(long, value_name = "NAME", value_parser = parse_device)]
     pub device: Option<String>,
 
@@ -117,11 +122,15 @@ impl Replaying {
 
 /// Reads the name of a device.
 pub fn parse_device(name: &str) -> Result<String, String> {
-    if device::NAMES.contains(&name) || tilework_cuda::ordinal(name).is_some() {
+    let numbered = tilework_cuda::ordinal(name).or_else(|| tilework_vulkan::index(name));
+    if device::NAMES.contains(&name) || numbered.is_some() {
         return Ok(name.to_owned());
     }
     let known = device::NAMES.join(", ");
-    Err(format!("unknown device {name:?}: the devices are {known}, cuda and cuda:N (the GPU numbered N)"))
+    Err(format!(
+        "unknown device {name:?}: the devices are {known}, cuda and cuda:N (the GPU numbered N), vulkan and vulkan:N \
+         (the Vulkan device numbered N)"
+    ))
 }
 
 fn parse_heap(text: &str) -> Result<u64, String> {

@@ -65,6 +65,7 @@ Examples:
   tilework replay trace.csv.gz
   tilework replay trace.csv.gz --manager bucketized --device sim-d3d12 --repeat 5 --json
   tilework replay trace.csv.gz --device cuda --repeat 5
+  tilework replay trace.csv.gz --device vulkan --verify --scale 0.02
   tilework replay trace.csv.gz --verify --scale 0.1 --limit 2GiB --plot held.svg";
 
 /// Runs the subcommand.

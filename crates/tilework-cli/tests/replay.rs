@@ -154,6 +154,34 @@ fn gpus_are_devices_by_number() {
 }
 
 #[test]
+fn vulkan_devices_are_devices_by_number() {
+    let folder = Folder::new();
+    let trace = folder.sample();
+    let error = replay(&trace, ["--device", "vulkan:4096"]);
+    let error = refused(&error, 1);
+    assert!(error.contains("cannot open vulkan:4096: "), "{error}");
+    assert!(error.contains("no Vulkan device 4096") || error.contains("Vulkan loader"), "{error}");
+    let error = replay(&trace, ["--device", "vulkan:first"]);
+    assert!(refused(&error, 2).contains("vulkan and vulkan:N"));
+
+    let none = tilework(["replay", trace.to_str().unwrap(), "--device", "vulkan"])
+        .env("VK_DRIVER_FILES", "/nonexistent")
+        .env("VK_ICD_FILENAMES", "/nonexistent")
+        .output()
+        .unwrap();
+    let error = refused(&none, 1);
+    assert!(error.contains("install a driver") || error.contains("install it"), "{error}");
+
+    let output = replay(&trace, ["--device", "vulkan", "--verify", "--json"]);
+    if !output.status.success() && std::env::var_os("TILEWORK_TEST_VULKAN").is_none() {
+        // Without a loader or a driver, or with one that is too old.
+        println!("skipped: {}", refused(&output, 1));
+        return;
+    }
+    assert_eq!(json(&output)["device"], "vulkan");
+}
+
+#[test]
 fn wrong_usage_ends_with_2() {
     let folder = Folder::new();
     let trace = folder.sample();

@@ -1,0 +1,115 @@
+//! What a physical device can do, read before anything is made on it.
+
+use std::ffi::CStr;
+
+use ash::vk;
+
+use crate::error::VulkanError;
+
+/// What matters here of a physical device.
+#[derive(Debug, Clone)]
+pub struct Abilities {
+    /// What it is called, such as "NVIDIA H200".
+    pub name: String,
+    /// Whether buffers have addresses that shaders can use.
+    pub addresses: bool,
+    /// The most address space that all sparse resources may have together, bytes.
+    pub address_space: u64,
+    /// The longest buffer, bytes.
+    pub longest_buffer: u64,
+    /// The longest piece of physical memory, bytes.
+    pub longest_allocation: u64,
+    /// How many pieces of physical memory there may be at once.
+    pub allocations: u64,
+    /// Whether it tells what memory is left.
+    pub tells_budget: bool,
+    /// Its heaps and types of memory.
+    pub memory: vk::PhysicalDeviceMemoryProperties,
+}
+
+impl Abilities {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// [`VulkanError::TooOld`], [`VulkanError::NoSparse`], or what the driver refused.
+    ///
+    /// # Safety
+    /// `instance` must be alive and made for Vulkan 1.2 or later, and `physical` one of its devices.
+    pub unsafe fn read(
+        instance: &ash::Instance,
+        physical: vk::PhysicalDevice,
+    ) -> Result<Abilities, VulkanError> {
+        // SAFETY: both are alive, by this function's contract; so in all calls below.
+        let plain = unsafe { instance.get_physical_device_properties(physical) };
+        let name = plain.device_name_as_c_str().map(CStr::to_string_lossy).unwrap_or_default().into_owned();
+        let version = plain.api_version;
+        let (major, minor) = (vk::api_version_major(version), vk::api_version_minor(version));
+        if (major, minor) < (1, 2) {
+            return Err(VulkanError::TooOld { what: name, major, minor });
+        }
+
+        let mut vulkan12 = vk::PhysicalDeviceVulkan12Features::default();
+        let mut features = vk::PhysicalDeviceFeatures2::default().push_next(&mut vulkan12);
+        // SAFETY: the device speaks 1.2, so it knows the structure that is chained.
+        unsafe { instance.get_physical_device_features2(physical, &mut features) };
+        let sparse = features.features;
+        for (has, feature) in [
+            (sparse.sparse_binding, "sparseBinding"),
+            (sparse.sparse_residency_buffer, "sparseResidencyBuffer"),
+            (sparse.sparse_residency_aliased, "sparseResidencyAliased"),
+            (vulkan12.timeline_semaphore, "timelineSemaphore"),
+        ] {
+            if has == vk::FALSE {
+                return Err(VulkanError::NoSparse { name, feature });
+            }
+        }
+
+        let mut maintenance3 = vk::PhysicalDeviceMaintenance3Properties::default();
+        let mut maintenance4 = vk::PhysicalDeviceMaintenance4Properties::default();
+        let mut properties = vk::PhysicalDeviceProperties2::default().push_next(&mut maintenance3);
+        if (major, minor) >= (1, 3) {
+            properties = properties.push_next(&mut maintenance4);
+        }
+        // SAFETY: the device speaks the versions that the chained structures are of.
+        unsafe { instance.get_physical_device_properties2(physical, &mut properties) };
+        let limits = properties.properties.limits;
+        // SAFETY: as above.
+        let extensions =
+            unsafe { instance.enumerate_device_extension_properties(physical) }.map_err(|code| {
+                VulkanError::Refused { function: "vkEnumerateDeviceExtensionProperties", code }
+            })?;
+        let tells_budget = extensions
+            .iter()
+            .any(|extension| extension.extension_name_as_c_str() == Ok(ash::ext::memory_budget::NAME));
+        Ok(Abilities {
+            name,
+            addresses: vulkan12.buffer_device_address == vk::TRUE,
+            address_space: limits.sparse_address_space_size,
+            // Older devices do not tell; what the address space allows bounds it then.
+            longest_buffer: match maintenance4.max_buffer_size {
+                0 => u64::MAX,
+                bytes => bytes,
+            },
+            longest_allocation: maintenance3.max_memory_allocation_size,
+            allocations: limits.max_memory_allocation_count.into(),
+            tells_budget,
+            // SAFETY: as above.
+            memory: unsafe { instance.get_physical_device_memory_properties(physical) },
+        })
+    }
+
+    /// The first type of memory among `mask` that has all of `flags`.
+    pub fn memory_type(&self, mask: u32, flags: vk::MemoryPropertyFlags) -> Option<u32> {
+        (0..self.memory.memory_type_count).find(|&index| {
+            mask & (1 << index) != 0
+                && self.memory.memory_types[index as usize].property_flags.contains(flags)
+        })
+    }
+}
+
+/// Whether a family of queues can do all that a device does: bind sparse memory, copy and fill.
+pub fn is_fit(family: &vk::QueueFamilyProperties) -> bool {
+    // Families that draw or compute can copy, whether they say so or not.
+    let copies = vk::QueueFlags::TRANSFER | vk::QueueFlags::COMPUTE | vk::QueueFlags::GRAPHICS;
+    family.queue_flags.contains(vk::QueueFlags::SPARSE_BINDING) && family.queue_flags.intersects(copies)
+}

@@ -1,0 +1,456 @@
+//! A Vulkan device whose sparse buffers take memory piece by piece.
+//!
+//! | trait | Vulkan |
+//! |---|---|
+//! | `reserve`, `unreserve` | a sparse `VkBuffer`, destroyed once what is queued has passed |
+//! | `create`, `release` | a `VkDeviceMemory`, zeroed on the queue; freed once what is queued has passed |
+//! | `map` | one `vkQueueBindSparse`, binds that continue each other made one |
+//! | `unmap` | one `vkQueueBindSparse` of nothing, behind the last use that was told of |
+//! | `read`, `write` | copies through a staging buffer; the host waits |
+//!
+//! The queue does it all, each after what came before ([`order`](crate::order)); but for `read` and `write` the host
+//! waits only where memory or address space that is still buried lacks.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use ash::vk;
+use rustc_hash::FxHashMap;
+use tilework::device::books::{Books, no_host_heaps};
+use tilework::device::{Bind, Call, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
+
+use crate::error::{VulkanError, answer};
+use crate::gpu::{Gpu, Parts};
+use crate::order::{After, Dead, Order};
+use crate::own::Own;
+use crate::staging::Staging;
+use crate::view::{Place, Places, View};
+
+/// How many of the longest ranges the address space has room for. It is bounded, by 1 TiB on an H200 and by 2 GiB on
+/// Mesa's lavapipe, and what is stitched needs room beside the homes.
+const LONGEST_RANGES: u64 = 4;
+
+/// Where addresses begin that only name places: what is below lies in no range.
+const FIRST_ADDRESS: u64 = 1 << 32;
+
+/// A Vulkan device: `vulkan`.
+///
+/// What is held is by its own books. Memory that was released counts as given back, though the driver has it
+/// until the queue has passed its last unmapping.
+#[derive(Debug)]
+pub struct Vulkan {
+    name: &'static str,
+    order: Arc<Order>,
+    places: Arc<Places>,
+    books: Books,
+    heaps: FxHashMap<HeapId, vk::DeviceMemory>,
+    /// Made by the first that needs it.
+    staging: Mutex<Option<Staging>>,
+    /// Where the next range is, when addresses only name places.
+    next_address: u64,
+    calls: Calls,
+}
+
+impl Vulkan {
+    /// Makes an instance, a device and a queue on the physical device with this index, counted from 0 as
+    /// `vkEnumeratePhysicalDevices` counts.
+    ///
+    /// # Errors
+    /// When there is no loader, no such device, or none that binds sparse memory; when the driver refuses.
+    pub fn open(index: u32) -> Result<Vulkan, VulkanError> {
+        let own = Own::new(index)?;
+        // SAFETY: made by `Own` as is asked for, with every feature, and owned by the parts.
+        let mut device = unsafe { Vulkan::over(own.into_parts()) }?;
+        device.name = device_name(index);
+        Ok(device)
+    }
+
+    /// A device on an instance, a device and a queue of the user's.
+    ///
+    /// # Errors
+    /// When the device or the queue's family cannot bind sparse memory, or is too old; when the driver refuses.
+    /// Nothing of ours is left then.
+    ///
+    /// # Safety
+    /// * All parts are alive, belong together, and stay alive until `owner` is dropped: that is when this device and
+    ///   all its [views](View) are gone. An owner that holds the user's own objects makes sure of it.
+    /// * The instance was made for Vulkan 1.2 or later; the device with the features `sparseBinding`,
+    ///   `sparseResidencyBuffer`, `sparseResidencyAliased` and `timelineSemaphore`, and with `bufferDeviceAddress` if
+    ///   `addresses` says so.
+    /// * The queue is of the family that is named. Whoever else submits to it, or waits for it to be idle, holds the
+    ///   lock around it meanwhile; and who waits for the device to be idle, too.
+    pub unsafe fn over(parts: Parts) -> Result<Vulkan, VulkanError> {
+        // SAFETY: the same contract.
+        let gpu = Arc::new(unsafe { Gpu::new(parts) }?);
+        let order = Arc::new(Order::new(Arc::clone(&gpu))?);
+        let longest = gpu.abilities.longest_buffer.min(gpu.abilities.address_space / LONGEST_RANGES);
+        let max_range_bytes = longest.saturating_sub(slack(&gpu)) / gpu.tile_bytes * gpu.tile_bytes;
+        if max_range_bytes == 0 {
+            let reason = format!("the longest has {longest} bytes");
+            return Err(VulkanError::Unusable { name: gpu.abilities.name.clone(), reason });
+        }
+        let caps = Caps {
+            tile_bytes: gpu.tile_bytes,
+            tiling: true,
+            partial_maps: true,
+            needs_access: false,
+            max_range_bytes,
+            memory: true,
+            capacity_bytes: Some(gpu.total_bytes()),
+            host_heaps: false,
+        };
+        Ok(Vulkan {
+            name: device_name(0),
+            order,
+            places: Arc::default(),
+            books: Books::new(caps),
+            heaps: FxHashMap::default(),
+            staging: Mutex::new(None),
+            next_address: FIRST_ADDRESS,
+            calls: Calls::default(),
+        })
+    }
+
+    /// What the program keeps when the device goes into a manager.
+    pub fn view(&self) -> View {
+        View::new(Arc::clone(&self.order), Arc::clone(&self.places))
+    }
+
+    /// Waits on the host until all that was queued has passed, so that what was given back is. True when something was.
+    ///
+    /// # Errors
+    /// What the driver refused, as when the device is lost.
+    pub fn settle(&self) -> Result<bool, VulkanError> {
+        self.order.settle()
+    }
+
+    fn gpu(&self) -> &Gpu {
+        self.order.gpu()
+    }
+
+    /// A sparse buffer with room for a range of `bytes`, and the first address of that range.
+    fn make_place(&mut self, bytes: u64) -> Result<(Place, u64), VulkanError> {
+        let gpu = self.order.gpu();
+        let buffer_bytes = bytes + slack(gpu);
+        self.order.take_address_space(buffer_bytes)?;
+        let made = gpu.create_sparse(buffer_bytes).and_then(|buffer| {
+            let address = self.check_buffer(buffer).inspect_err(|_| gpu.destroy_buffer(buffer))?;
+            Ok((buffer, address))
+        });
+        let (buffer, found) = made.inspect_err(|_| self.order.give_address_space(buffer_bytes))?;
+        let tile = gpu.tile_bytes;
+        let (address, base) = match found {
+            Some(address) => (address.next_multiple_of(tile), address.next_multiple_of(tile) - address),
+            None => {
+                let address = self.next_address;
+                // A tile apart, so that no two touch.
+                self.next_address = address + bytes + tile;
+                (address, 0)
+            }
+        };
+        // The id is known once the books have it.
+        Ok((Place { id: RangeId(u64::MAX), buffer, base, bytes, buffer_bytes }, address))
+    }
+
+    /// The buffer's address, where there are such. Refuses a buffer that memory cannot be bound to by tiles.
+    fn check_buffer(&self, buffer: vk::Buffer) -> Result<Option<u64>, VulkanError> {
+        let gpu = self.order.gpu();
+        let unusable = |reason| VulkanError::Unusable { name: gpu.abilities.name.clone(), reason };
+        let wants = gpu.requirements(buffer);
+        if wants.alignment > gpu.alignment || wants.memory_type_bits & (1 << gpu.memory_type) == 0 {
+            return Err(unusable(format!("a longer one wants other memory: {wants:?}")));
+        }
+        if !gpu.addresses {
+            return Ok(None);
+        }
+        let info = vk::BufferDeviceAddressInfo::default().buffer(buffer);
+        // SAFETY: the feature is on, and the buffer sparse and made to have an address.
+        let address = unsafe { gpu.device.get_buffer_device_address(&info) };
+        if address == 0 || !address.is_multiple_of(gpu.alignment) {
+            return Err(unusable(format!("the address of one is {address:#x}")));
+        }
+        Ok(Some(address))
+    }
+
+    /// Memory of `bytes`; waits for what is buried if there is none otherwise.
+    fn take(&self, bytes: u64) -> Result<vk::DeviceMemory, VulkanError> {
+        let gpu = self.gpu();
+        match gpu.allocate(bytes, gpu.memory_type) {
+            Err(error) if error.is_out_of_memory() && self.order.settle()? => {
+                gpu.allocate(bytes, gpu.memory_type)
+            }
+            taken => taken,
+        }
+    }
+
+    /// Queues zeros for all of a heap. What is mapped later comes after it.
+    fn zero(&self, memory: vk::DeviceMemory, bytes: u64) -> Result<(), VulkanError> {
+        let gpu = self.gpu();
+        let buffer = gpu.create_buffer(bytes, vk::BufferUsageFlags::TRANSFER_DST)?;
+        let queued = self.fill(buffer, memory, bytes);
+        match queued {
+            Ok(()) => self.order.bury(Dead::Buffer(buffer)),
+            Err(_) => gpu.destroy_buffer(buffer),
+        }
+        queued
+    }
+
+    fn fill(&self, buffer: vk::Buffer, memory: vk::DeviceMemory, bytes: u64) -> Result<(), VulkanError> {
+        let gpu = self.gpu();
+        let wants = gpu.requirements(buffer);
+        if wants.size > bytes || wants.memory_type_bits & (1 << gpu.memory_type) == 0 {
+            let reason = format!("a plain one over {bytes} bytes wants other memory: {wants:?}");
+            return Err(VulkanError::Unusable { name: gpu.abilities.name.clone(), reason });
+        }
+        // SAFETY: the buffer is new and not bound; the memory is as long and of a type as it wants.
+        let bound = unsafe { gpu.device.bind_buffer_memory(buffer, memory, 0) };
+        answer("vkBindBufferMemory", bound)?;
+        // SAFETY: the buffer is for such commands and has memory; it is destroyed, and the memory freed, only through
+        // graves that are dug later.
+        let filled = unsafe {
+            self.order.submit(After::Earlier, |device, commands| {
+                device.cmd_fill_buffer(commands, buffer, 0, vk::WHOLE_SIZE, 0);
+            })
+        };
+        filled.map(drop)
+    }
+
+    /// The place of a range that the books have.
+    fn place(&self, range: Range) -> Place {
+        let (place, _) = self.places.find(range.address).expect("each range has a place");
+        place
+    }
+
+    /// Queues `binds`, or their absence.
+    fn bind(&self, range: Range, binds: &[vk::SparseMemoryBind], after: After) -> Result<(), VulkanError> {
+        let place = self.place(range);
+        let shifted: Vec<_> = binds
+            .iter()
+            .map(|bind| vk::SparseMemoryBind { resource_offset: bind.resource_offset + place.base, ..*bind })
+            .collect();
+        // SAFETY: the buffer is the range's, alive; the books have found the binds to be whole tiles of it and of heaps
+        // that are alive, and tiles are multiples of the alignment, as is the base; heaps are of a type that
+        // `check_buffer` found fit. Nothing is replaced by a map; that nothing uses what is unmapped is the caller's
+        // to know, as `Device::unmap` says.
+        unsafe { self.order.bind(place.buffer, &shifted, after) }
+    }
+
+    /// Copies one way or the other, with the staging buffer.
+    fn copy(
+        &self,
+        address: u64,
+        copy: impl FnOnce(&mut Staging, &Order, vk::Buffer, u64) -> Result<(), VulkanError>,
+    ) -> Result<(), VulkanError> {
+        // Each copy waits for its end; one that panicked has left nothing half done but bytes.
+        let mut staging = self.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        let staging = match &mut *staging {
+            Some(staging) => staging,
+            none => none.insert(Staging::new(self.gpu())?),
+        };
+        let (place, offset) = self.places.find(address).expect("what is mapped has a place");
+        copy(staging, &self.order, place.buffer, place.base + offset)
+    }
+}
+
+/// The name the device with this index is chosen by.
+fn device_name(index: u32) -> &'static str {
+    match index {
+        0 => "vulkan",
+        // Names live as long as the program, and devices are few: a handful of bytes each.
+        _ => Box::leak(format!("vulkan:{index}").into_boxed_str()),
+    }
+}
+
+/// How much longer than its range a buffer is, bytes, so that the range can begin at a multiple of the tile whatever
+/// address the buffer gets.
+fn slack(gpu: &Gpu) -> u64 {
+    if gpu.addresses { gpu.tile_bytes - gpu.alignment } else { 0 }
+}
+
+/// `binds` as Vulkan has them, those made one that continue each other.
+fn merged(binds: &[Bind], heaps: &FxHashMap<HeapId, vk::DeviceMemory>) -> Vec<vk::SparseMemoryBind> {
+    let mut merged: Vec<vk::SparseMemoryBind> = Vec::with_capacity(binds.len());
+    let mut before: Option<&Bind> = None;
+    for bind in binds {
+        match merged.last_mut() {
+            Some(last) if before.is_some_and(|before| before.continued_by(bind)) => last.size += bind.bytes,
+            _ => merged.push(vk::SparseMemoryBind {
+                resource_offset: bind.range_offset,
+                size: bind.bytes,
+                memory: heaps[&bind.heap],
+                memory_offset: bind.heap_offset,
+                flags: vk::SparseMemoryBindFlags::empty(),
+            }),
+        }
+        before = Some(bind);
+    }
+    merged
+}
+
+/// Runs one call of the driver and adds the time it took, nanoseconds.
+fn timed<T>(nanos: &mut u64, call: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let answer = call();
+    *nanos += u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    answer
+}
+
+impl Device for Vulkan {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn caps(&self) -> &Caps {
+        self.books.caps()
+    }
+
+    fn reserve(&mut self, bytes: u64) -> Result<Range, DeviceError> {
+        self.books.check_reserve(bytes)?;
+        let mut nanos = 0;
+        let made = timed(&mut nanos, || self.make_place(bytes));
+        self.calls.nanos += nanos;
+        self.calls.reserve += 1;
+        // Out of memory here means address space, which no release of physical memory brings back.
+        let (place, address) = made.map_err(|error| error.failed(Call::Reserve))?;
+        let range = self.books.reserve(address, bytes)?;
+        self.places.insert(address, Place { id: range.id, ..place });
+        Ok(range)
+    }
+
+    fn unreserve(&mut self, range: RangeId) -> Result<(), DeviceError> {
+        let gone = self.books.unreserve(range)?;
+        if let Some(place) = self.places.remove(gone.address) {
+            let dead = Dead::Sparse(place.buffer, place.buffer_bytes);
+            timed(&mut self.calls.nanos, || self.order.bury(dead));
+        }
+        self.calls.reserve += 1;
+        Ok(())
+    }
+
+    fn create(&mut self, bytes: u64) -> Result<HeapId, DeviceError> {
+        const CALL: Call = Call::Create;
+        self.books.check_create(bytes)?;
+        let mut nanos = 0;
+        let made = timed(&mut nanos, || {
+            let memory = self.take(bytes)?;
+            self.zero(memory, bytes).inspect_err(|_| self.gpu().free(memory))?;
+            Ok(memory)
+        });
+        self.calls.nanos += nanos;
+        self.calls.create += 1;
+        let memory = made.map_err(|error: VulkanError| error.failed_for(CALL, bytes))?;
+        let heap = self.books.create(bytes)?;
+        self.heaps.insert(heap, memory);
+        Ok(heap)
+    }
+
+    fn create_on_host(&mut self, _: u64) -> Result<HeapId, DeviceError> {
+        Err(no_host_heaps())
+    }
+
+    fn release(&mut self, heap: HeapId) -> Result<(), DeviceError> {
+        self.books.release(heap)?;
+        if let Some(memory) = self.heaps.remove(&heap) {
+            timed(&mut self.calls.nanos, || self.order.bury(Dead::Memory(memory)));
+        }
+        self.calls.release += 1;
+        Ok(())
+    }
+
+    fn map(&mut self, range: RangeId, binds: &[Bind]) -> Result<(), DeviceError> {
+        let whole = self.books.map(range, binds)?;
+        if binds.is_empty() {
+            return Ok(());
+        }
+        let pieces = merged(binds, &self.heaps);
+        let mut nanos = 0;
+        let bound = timed(&mut nanos, || self.bind(whole, &pieces, After::Earlier));
+        self.calls.nanos += nanos;
+        self.calls.map += 1;
+        let bytes = binds.iter().map(|bind| bind.bytes).sum();
+        bound.map_err(|error| error.failed_for(Call::Map, bytes)).inspect_err(|_| {
+            self.books.undo_map(range, binds);
+        })
+    }
+
+    fn set_access(&mut self, range: RangeId, offset: u64, bytes: u64) -> Result<(), DeviceError> {
+        self.books.set_access(range, offset, bytes).map(drop)
+    }
+
+    fn unmap(&mut self, range: RangeId, offset: u64, bytes: u64) -> Result<(), DeviceError> {
+        const CALL: Call = Call::Unmap;
+        self.books.pieces(CALL, range, offset, bytes)?;
+        let whole = self.books.range(CALL, range)?;
+        let nothing = vk::SparseMemoryBind { resource_offset: offset, size: bytes, ..Default::default() };
+        let mut nanos = 0;
+        let unbound = timed(&mut nanos, || self.bind(whole, &[nothing], After::Uses));
+        self.calls.nanos += nanos;
+        self.calls.unmap += 1;
+        unbound.map_err(|error| error.failed(CALL))?;
+        self.books.unmap(range, offset, bytes).map(drop)
+    }
+
+    fn add_peer(&mut self, _: u32) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn calls(&self) -> Calls {
+        self.calls
+    }
+
+    fn held_bytes(&self) -> Result<u64, DeviceError> {
+        Ok(self.books.held_bytes())
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        self.gpu().free_bytes()
+    }
+
+    fn ready(&self, _: u64) -> Option<u64> {
+        None
+    }
+
+    fn read(&self, address: u64, out: &mut [u8]) -> Result<(), DeviceError> {
+        const CALL: Call = Call::Read;
+        self.books.check_use(CALL, address, out.len() as u64)?;
+        if out.is_empty() {
+            return Ok(());
+        }
+        self.copy(address, |staging, order, buffer, offset| {
+            // SAFETY: the books have found these bytes mapped, and none of it can be unmapped while `self` is borrowed.
+            unsafe { staging.read(order, buffer, offset, out) }
+        })
+        .map_err(|error| error.failed(CALL))
+    }
+
+    fn write(&self, address: u64, bytes: &[u8]) -> Result<(), DeviceError> {
+        const CALL: Call = Call::Write;
+        self.books.check_use(CALL, address, bytes.len() as u64)?;
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.copy(address, |staging, order, buffer, offset| {
+            // SAFETY: as in `read`.
+            unsafe { staging.write(order, buffer, offset, bytes) }
+        })
+        .map_err(|error| error.failed(CALL))
+    }
+}
+
+impl Drop for Vulkan {
+    fn drop(&mut self) {
+        self.order.finish();
+        let gpu = self.order.gpu();
+        // Nothing queued names any of it any more; what is bound goes with its buffer.
+        for place in self.places.drain() {
+            gpu.destroy_buffer(place.buffer);
+            self.order.give_address_space(place.buffer_bytes);
+        }
+        for (_, memory) in self.heaps.drain() {
+            gpu.free(memory);
+        }
+        if let Some(staging) = self.staging.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            staging.destroy(gpu);
+        }
+    }
+}

@@ -1,0 +1,64 @@
+use ash::vk;
+use tilework::device::conformance::device_conformance;
+use tilework::device::{self, Device};
+
+use super::*;
+use rig::Rig;
+
+mod faults;
+mod program;
+mod rig;
+
+#[test]
+fn names_mean_indices() {
+    for (name, index) in [
+        ("vulkan", Some(0)),
+        ("vulkan:0", Some(0)),
+        ("vulkan:12", Some(12)),
+        ("vulkan:", None),
+        ("vulkan:x", None),
+        ("vulkan:-1", None),
+        ("vulkan1", None),
+        ("cuda", None),
+        ("", None),
+    ] {
+        assert_eq!(super::index(name), index, "{name:?}");
+    }
+}
+
+/// A device with validation on.
+fn vulkan() -> Option<Vulkan> {
+    // SAFETY: the rig is made with all that is asked for and owned by the parts; nobody else has its queue.
+    Rig::new().map(|rig| unsafe { Vulkan::over(rig.into_parts()) }.unwrap())
+}
+
+/// The same without `bufferDeviceAddress`, as far as the device is told.
+fn without_addresses() -> Option<Vulkan> {
+    let parts = Parts { addresses: false, ..Rig::new()?.into_parts() };
+    // SAFETY: as above.
+    Some(unsafe { Vulkan::over(parts) }.unwrap())
+}
+
+/// The checks of the suite cannot be skipped one by one: without Vulkan they run on the host's device.
+fn or_host(device: Option<impl Device + 'static>) -> Box<dyn Device> {
+    device.map_or_else(|| device::open("host").unwrap(), |device| Box::new(device))
+}
+
+device_conformance!(sparse, || or_host(vulkan()));
+device_conformance!(sparse_without_addresses, || or_host(without_addresses()));
+
+/// What all other tests rest on: a mistake is told of.
+#[test]
+fn validation_is_on() {
+    let Some(mut rig) = Rig::new() else { return };
+    rig.strict = false;
+    let nothing = vk::BufferCreateInfo::default().usage(vk::BufferUsageFlags::TRANSFER_SRC);
+    // SAFETY: a buffer of no bytes is a mistake that the layer stops or the driver survives.
+    let buffer = unsafe { rig.made.device.create_buffer(&nothing, None) };
+    if let Ok(buffer) = buffer {
+        // SAFETY: created above.
+        unsafe { rig.made.device.destroy_buffer(buffer, None) };
+    }
+    let messages = rig.messages.lock().unwrap().clone();
+    assert!(messages.iter().any(|text| text.contains("size")), "{messages:?}");
+}

@@ -1,0 +1,103 @@
+//! Vulkan with validation layers, whose messages make a test fail.
+
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex};
+
+use ash::{ext, vk};
+
+use crate::error::VulkanError;
+use crate::gpu::Parts;
+use crate::own::{self, Made};
+
+/// Set where Vulkan must be there, as in CI: what would be a skip is a failure then.
+const REQUIRED: &str = "TILEWORK_TEST_VULKAN";
+
+type Messages = Arc<Mutex<Vec<String>>>;
+
+/// An instance with validation and a device on it. When it is dropped, after all that was made of it, every message
+/// that came until then is a failure: objects that were left, too.
+pub struct Rig {
+    pub instance: ash::Instance,
+    pub made: Made,
+    messenger: (ext::debug_utils::Instance, vk::DebugUtilsMessengerEXT),
+    pub messages: Messages,
+    /// Cleared by tests that provoke messages.
+    pub strict: bool,
+    pub entry: ash::Entry,
+}
+
+impl Rig {
+    /// `None`, said with the reason, where there is no loader or no driver.
+    pub fn new() -> Option<Rig> {
+        match Rig::try_new() {
+            Ok(rig) => Some(rig),
+            Err(error @ (VulkanError::NoLoader { .. } | VulkanError::NoDevice)) => {
+                assert!(std::env::var_os(REQUIRED).is_none(), "{REQUIRED} is set, and {error}");
+                println!("skipped: {error}");
+                None
+            }
+            Err(error) => panic!("{error}; the tests need vulkan-validationlayers"),
+        }
+    }
+
+    fn try_new() -> Result<Rig, VulkanError> {
+        let entry = own::load()?;
+        let layers = [c"VK_LAYER_KHRONOS_validation"];
+        let instance = own::make_instance(&entry, &layers, &[ext::debug_utils::NAME])?;
+        let messages = Messages::default();
+        let debug = ext::debug_utils::Instance::new(&entry, &instance);
+        let info = vk::DebugUtilsMessengerCreateInfoEXT::default()
+            .message_severity(
+                vk::DebugUtilsMessageSeverityFlagsEXT::WARNING | vk::DebugUtilsMessageSeverityFlagsEXT::ERROR,
+            )
+            .message_type(
+                vk::DebugUtilsMessageTypeFlagsEXT::VALIDATION
+                    | vk::DebugUtilsMessageTypeFlagsEXT::PERFORMANCE,
+            )
+            .pfn_user_callback(Some(collect))
+            .user_data(Arc::as_ptr(&messages).cast_mut().cast());
+        // SAFETY: the instance is alive and has the extension; the list outlives the messenger in the rig.
+        let messenger = unsafe { debug.create_debug_utils_messenger(&info, None) }.unwrap();
+        // SAFETY: the instance was made a moment ago.
+        let made = unsafe { own::make_device(&instance, 0) }?;
+        Ok(Rig { instance, made, messenger: (debug, messenger), messages, strict: true, entry })
+    }
+
+    /// Its parts, which own it.
+    pub fn into_parts(self) -> Parts {
+        let (instance, made) = (self.instance.clone(), self.made.clone());
+        made.into_parts(instance, Box::new(self))
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, and owned by whoever used it, who has destroyed the rest.
+        unsafe {
+            self.made.device.destroy_device(None);
+            self.messenger.0.destroy_debug_utils_messenger(self.messenger.1, None);
+            self.instance.destroy_instance(None);
+        }
+        let messages = self.messages.lock().unwrap();
+        if self.strict && !std::thread::panicking() {
+            assert!(messages.is_empty(), "validation has {}", messages.join("\n"));
+        }
+    }
+}
+
+unsafe extern "system" fn collect(
+    _: vk::DebugUtilsMessageSeverityFlagsEXT,
+    _: vk::DebugUtilsMessageTypeFlagsEXT,
+    data: *const vk::DebugUtilsMessengerCallbackDataEXT<'_>,
+    messages: *mut c_void,
+) -> vk::Bool32 {
+    // SAFETY: the layer passes data that is valid during the call, and what the messenger was made with, a list that
+    // outlives it.
+    let (data, messages) = unsafe { (&*data, &*messages.cast::<Mutex<Vec<String>>>()) };
+    // SAFETY: null, or a string that ends.
+    let text = unsafe { data.message_as_c_str() }.unwrap_or(c"no text").to_string_lossy().into_owned();
+    if let Ok(mut messages) = messages.lock() {
+        messages.push(text);
+    }
+    vk::FALSE
+}
