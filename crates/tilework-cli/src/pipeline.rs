@@ -199,10 +199,6 @@ fn budget(args: &Args) -> Option<u64> {
     args.budget.or(args.choice.limit)
 }
 
-fn budget_text(args: &Args) -> String {
-    budget(args).map_or("no budget".to_owned(), units::bytes)
-}
-
 /// Loads the models, each into a group.
 fn load(args: &Args, site: &Site, environment: &Arc<Environment>, pool: &Pool) -> anyhow::Result<Vec<Stage>> {
     let options =
@@ -210,19 +206,21 @@ fn load(args: &Args, site: &Site, environment: &Arc<Environment>, pool: &Pool) -
     let mut converted = Converted::default();
     let mut stages: Vec<Stage> = Vec::new();
     for path in &args.models {
-        let times = stages.iter().filter(|stage| stage.name.split(" #").next() == Some(&name(path))).count();
-        let name = if times == 0 { name(path) } else { format!("{} #{}", name(path), times + 1) };
+        let plain = name(path);
+        let numbered = (1u32..).map(|n| if n == 1 { plain.clone() } else { format!("{plain} #{n}") });
+        let is_free = |name: &String| stages.iter().all(|stage| stage.name != *name);
+        let name = { numbered }.find(is_free).expect("numbers do not end");
         let (file, note) =
             if site.is_gpu() { (path.clone(), None) } else { converted.get(environment, path, &options)? };
         let group = pool.shared().group(&name)?;
         let (session, lacked) = pool.load(group, || Session::load(environment, &file, &options));
-        let session = session.map_err(|error| match lacked {
-            Some(bytes) => anyhow!(
-                "the budget of {} is less than the weights of {name} alone, which take more than {}: raise it",
-                budget_text(args),
-                units::bytes(bytes - 1)
+        let session = session.map_err(|error| match (lacked, budget(args)) {
+            (Some(bytes), Some(budget)) => anyhow!(
+                "the budget of {} is less than the weights of {name} alone, which take at least {}: raise it",
+                units::bytes(budget),
+                units::bytes(bytes)
             ),
-            None => error.into(),
+            _ => error.into(),
         })?;
         // What fills the weights may still be queued, on streams that an eviction does not know of.
         site.wait()?;
@@ -308,8 +306,9 @@ impl Stage {
             });
         shared.unpin(self.group)?;
         let (outputs, restored, took) = result.with_context(|| {
-            let weights = units::bytes(self.weights);
-            format!("{} with {weights} of weights does not run within {}", self.name, budget_text(args))
+            let within =
+                budget(args).map_or(String::new(), |bytes| format!(" within {}", units::bytes(bytes)));
+            format!("{} with {} of weights does not run{within}", self.name, units::bytes(self.weights))
         })?;
         let us = |time: Duration| time.as_secs_f64() * 1e6;
         self.runs.push(Run { us: us(took), restore_us: us(restored) });

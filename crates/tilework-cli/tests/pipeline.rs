@@ -102,7 +102,7 @@ fn a_budget_below_one_model_names_both() {
     let error = refused(&output, 1);
     assert!(
         error.contains(
-            "the budget of 4.00 KiB is less than the weights of conv.onnx alone, which take more than"
+            "the budget of 4.00 KiB is less than the weights of conv.onnx alone, which take at least"
         ),
         "{error}"
     );
