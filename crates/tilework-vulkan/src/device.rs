@@ -35,6 +35,8 @@ const FIRST_ADDRESS: u64 = 1 << 32;
 
 /// A Vulkan device: `vulkan`.
 ///
+/// Dropping it waits until its queue is idle.
+///
 /// What is held is by its own books. Memory that was released counts as given back, though the driver has it
 /// until the queue has passed its last unmapping.
 #[derive(Debug)]
@@ -81,7 +83,12 @@ impl Vulkan {
     ///   lock around it meanwhile; and who waits for the device to be idle, too.
     pub unsafe fn over(parts: Parts) -> Result<Vulkan, VulkanError> {
         // SAFETY: the same contract.
-        let gpu = Arc::new(unsafe { Gpu::new(parts) }?);
+        Vulkan::on(unsafe { Gpu::new(parts) }?)
+    }
+
+    /// A device on what was looked at.
+    pub(crate) fn on(gpu: Gpu) -> Result<Vulkan, VulkanError> {
+        let gpu = Arc::new(gpu);
         let order = Arc::new(Order::new(Arc::clone(&gpu))?);
         let longest = gpu.abilities.longest_buffer.min(gpu.abilities.address_space / LONGEST_RANGES);
         let max_range_bytes = longest.saturating_sub(slack(&gpu)) / gpu.tile_bytes * gpu.tile_bytes;
