@@ -461,3 +461,37 @@ impl Drop for Vulkan {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ash::vk::Handle;
+
+    use super::*;
+
+    #[test]
+    fn binds_that_continue_each_other_are_one() {
+        let heaps = [1, 2].map(|id| (HeapId(id), vk::DeviceMemory::from_raw(id)));
+        let heaps: FxHashMap<_, _> = heaps.into_iter().collect();
+        let bind = |range_offset, heap, heap_offset, bytes| Bind {
+            range_offset,
+            heap: HeapId(heap),
+            heap_offset,
+            bytes,
+        };
+        let binds = [
+            bind(0, 1, 0, 2),
+            bind(2, 1, 2, 1),
+            bind(3, 1, 3, 5),
+            // Goes on in the range, not in the heap; in the heap, not in the range; in both, but of another heap.
+            bind(8, 1, 0, 1),
+            bind(10, 1, 1, 1),
+            bind(11, 2, 2, 1),
+            bind(12, 2, 3, 1),
+        ];
+        let found: Vec<_> = merged(&binds, &heaps)
+            .iter()
+            .map(|bind| (bind.resource_offset, bind.memory.as_raw(), bind.memory_offset, bind.size))
+            .collect();
+        assert_eq!(found, [(0, 1, 0, 8), (8, 1, 0, 1), (10, 1, 1, 1), (11, 2, 2, 2)]);
+    }
+}
