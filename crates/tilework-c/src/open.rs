@@ -78,3 +78,20 @@ fn open(name: &str) -> Result<(Box<dyn Device>, Box<dyn Streams>)> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_opened_is_named() {
+        for (name, status, says) in [
+            ("vulkan:1", TileworkStatus::Unsupported, "vulkan:1 has no streams"),
+            ("vulkan:x", TileworkStatus::InvalidArgument, "unknown device \"vulkan:x\""),
+        ] {
+            let Err(failure) = shared(name, &Settings::default()) else { panic!("{name} was opened") };
+            assert_eq!(failure.status, status);
+            assert!(failure.text.contains(says), "{}", failure.text);
+        }
+    }
+}

@@ -35,6 +35,8 @@ const FIRST_ADDRESS: u64 = 1 << 32;
 
 /// A Vulkan device: `vulkan`.
 ///
+/// Dropping it waits until its queue is idle.
+///
 /// What is held is by its own books. Memory that was released counts as given back, though the driver has it
 /// until the queue has passed its last unmapping.
 #[derive(Debug)]
@@ -81,7 +83,12 @@ impl Vulkan {
     ///   lock around it meanwhile; and who waits for the device to be idle, too.
     pub unsafe fn over(parts: Parts) -> Result<Vulkan, VulkanError> {
         // SAFETY: the same contract.
-        let gpu = Arc::new(unsafe { Gpu::new(parts) }?);
+        Vulkan::on(unsafe { Gpu::new(parts) }?)
+    }
+
+    /// A device on what was looked at.
+    pub(crate) fn on(gpu: Gpu) -> Result<Vulkan, VulkanError> {
+        let gpu = Arc::new(gpu);
         let order = Arc::new(Order::new(Arc::clone(&gpu))?);
         let longest = gpu.abilities.longest_buffer.min(gpu.abilities.address_space / LONGEST_RANGES);
         let max_range_bytes = longest.saturating_sub(slack(&gpu)) / gpu.tile_bytes * gpu.tile_bytes;
@@ -452,5 +459,39 @@ impl Drop for Vulkan {
         if let Some(staging) = self.staging.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
             staging.destroy(gpu);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ash::vk::Handle;
+
+    use super::*;
+
+    #[test]
+    fn binds_that_continue_each_other_are_one() {
+        let heaps = [1, 2].map(|id| (HeapId(id), vk::DeviceMemory::from_raw(id)));
+        let heaps: FxHashMap<_, _> = heaps.into_iter().collect();
+        let bind = |range_offset, heap, heap_offset, bytes| Bind {
+            range_offset,
+            heap: HeapId(heap),
+            heap_offset,
+            bytes,
+        };
+        let binds = [
+            bind(0, 1, 0, 2),
+            bind(2, 1, 2, 1),
+            bind(3, 1, 3, 5),
+            // Goes on in the range, not in the heap; in the heap, not in the range; in both, but of another heap.
+            bind(8, 1, 0, 1),
+            bind(10, 1, 1, 1),
+            bind(11, 2, 2, 1),
+            bind(12, 2, 3, 1),
+        ];
+        let found: Vec<_> = merged(&binds, &heaps)
+            .iter()
+            .map(|bind| (bind.resource_offset, bind.memory.as_raw(), bind.memory_offset, bind.size))
+            .collect();
+        assert_eq!(found, [(0, 1, 0, 8), (8, 1, 0, 1), (10, 1, 1, 1), (11, 2, 2, 2)]);
     }
 }

@@ -288,8 +288,8 @@ impl Order {
         answer("vkWaitSemaphores", unsafe { self.gpu.device.wait_semaphores(&info, u64::MAX) })
     }
 
-    /// Waits for the uses that were told of, and for all that was queued; then destroys what is buried. For the end: a
-    /// device that is lost has nothing left to wait for.
+    /// Waits for the uses that were told of, and for all that was queued, also by others; then destroys what is buried.
+    /// For the end: a device that is lost has nothing left to wait for.
     pub fn finish(&self) {
         let mut uses = self.uses.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut semaphores, mut values): (Vec<_>, Vec<_>) = uses.drain(..).unzip();
@@ -302,6 +302,16 @@ impl Order {
             }
             // What is in use must not be destroyed: until the driver has memory to wait with.
             thread::sleep(Duration::from_millis(1));
+        }
+        // A queue with a thread of its own, as Mesa has it on the host, may look at a semaphore once more after it has
+        // signalled it; not when it is idle.
+        let idle = {
+            let queue = self.gpu.lock_queue();
+            // SAFETY: the queue is alive, and its lock is held.
+            answer("vkQueueWaitIdle", unsafe { self.gpu.device.queue_wait_idle(*queue) })
+        };
+        if let Err(error) = idle {
+            tracing::warn!(%error, "the queue does not tell when it is idle");
         }
         self.reap(&mut self.lock());
     }

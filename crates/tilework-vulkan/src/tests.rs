@@ -1,8 +1,11 @@
 use ash::vk;
 use tilework::device::conformance::device_conformance;
 use tilework::device::{self, Device};
+use tilework::manager::Kind;
+use tilework::testing::conformance::Subject;
 
 use super::*;
+use crate::gpu::Gpu;
 use rig::Rig;
 
 mod faults;
@@ -46,6 +49,27 @@ fn or_host(device: Option<impl Device + 'static>) -> Box<dyn Device> {
 
 device_conformance!(sparse, || or_host(vulkan()));
 device_conformance!(sparse_without_addresses, || or_host(without_addresses()));
+
+/// What lavapipe has free is what the host has, which changes under a test that looks twice.
+fn without_budget() -> Box<dyn Device> {
+    or_host(Rig::new().map(|rig| {
+        // SAFETY: as above.
+        let mut gpu = unsafe { Gpu::new(rig.into_parts()) }.unwrap();
+        gpu.abilities.tells_budget = false;
+        Vulkan::on(gpu).unwrap()
+    }))
+}
+
+tilework::manager_conformance! {
+    tiled_on_vulkan: Subject::of(Kind::Tiled, without_budget);
+}
+
+#[test]
+fn what_is_free_is_told() {
+    let Some(device) = vulkan() else { return };
+    let capacity = device.caps().capacity_bytes.unwrap();
+    assert!(device.free_bytes().is_some_and(|free| 0 < free && free <= capacity));
+}
 
 /// What all other tests rest on: a mistake is told of.
 #[test]
