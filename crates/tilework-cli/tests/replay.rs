@@ -172,12 +172,11 @@ fn vulkan_devices_are_devices_by_number() {
     let error = refused(&none, 1);
     assert!(error.contains("install a driver") || error.contains("install it"), "{error}");
 
-    let output = replay(&trace, ["--device", "vulkan", "--verify", "--json"]);
-    if !output.status.success() && std::env::var_os("TILEWORK_TEST_VULKAN").is_none() {
-        // Without a loader or a driver, or with one that is too old.
-        println!("skipped: {}", refused(&output, 1));
+    if std::env::var_os("TILEWORK_TEST_VULKAN").is_none() {
+        println!("skipped: TILEWORK_TEST_VULKAN is not set");
         return;
     }
+    let output = replay(&trace, ["--device", "vulkan", "--verify", "--json"]);
     assert_eq!(json(&output)["device"], "vulkan");
 }
 
