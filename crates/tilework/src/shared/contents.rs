@@ -142,8 +142,7 @@ impl Store {
         }
         let parts = Mutex::new(Vec::with_capacity(pieces.len()));
         let file = contents.file.as_ref().map(Mutex::new);
-        let shared = self.share(pieces.len(), |next| self.carry_out(&pieces, next, file.as_ref(), &parts));
-        shared?;
+        self.share(pieces.len(), |next| self.carry_out(&pieces, next, file.as_ref(), &parts))?;
         let parts = parts.into_inner().unwrap_or_else(PoisonError::into_inner);
         parts.into_iter().for_each(|part| contents.push(part));
         for part in &mut contents.parts {
@@ -193,16 +192,16 @@ impl Store {
         }
     }
 
-    /// Copies kept parts back, of which `next` says which is this thread's. The events stand behind the copies.
+    /// Copies kept parts back, of which `next` says which is this thread's. An event of this thread's stands behind the last.
     fn carry_back(
         &self,
         parts: &[(Vec<(u64, Span)>, &Part)],
         next: &dyn Fn() -> Option<usize>,
         file: Option<&Mutex<&File>>,
-        events: &Mutex<Vec<Event>>,
+        events: &Mutex<&mut Vec<Event>>,
     ) -> Result<()> {
         let mut ring: VecDeque<Box<dyn Staging>> = VecDeque::new();
-        let mut last = None;
+        let mut own = None;
         while let Some(at) = next() {
             let (pieces, part) = &parts[at];
             let mut buffer =
@@ -218,11 +217,11 @@ impl Store {
                 }
                 Keep::Pinned(_) => {}
             }
-            last = Some(upload(&mut *buffer, pieces)?);
+            let event = upload(&mut *buffer, pieces)?;
+            put_last(&mut lock(events), &mut own, event);
             ring.push_back(buffer);
         }
         ring.into_iter().for_each(|buffer| self.put_back(buffer));
-        lock(events).extend(last);
         Ok(())
     }
 
@@ -284,8 +283,9 @@ impl Store {
 
     fn buffer(&self, bytes: u64) -> Result<Box<dyn Staging>> {
         let mut free = lock(&self.buffers);
-        let at = free.iter().rposition(|buffer| buffer.bytes() as u64 == bytes);
-        let found = at.map(|at| free.swap_remove(at));
+        // The one put back first, whose copies are the likeliest to be done.
+        let at = free.iter().position(|buffer| buffer.bytes() as u64 == bytes);
+        let found = at.map(|at| free.remove(at));
         drop(free);
         found.map_or_else(|| self.make(bytes), Ok)
     }
@@ -305,15 +305,15 @@ impl Contents {
         self.parts.iter().map(|part| sum(&part.spans)).sum()
     }
 
-    /// Queues copies of what is kept of `used`, in address order, back to where it was. The event, if there was
-    /// anything to copy, stands behind them. What is kept stays.
+    /// Queues copies of what is kept of `used`, in address order, back to where it was. What is kept stays. The events
+    /// that are added stand behind all that was queued.
     ///
     /// # Errors
     /// [`Error::Host`] when a file cannot be read, [`Error::Device`] when a copy failed: what is in the spans is
-    /// undefined then, and copies may be under way.
-    pub fn load(&mut self, used: &[Span]) -> Result<Option<Event>> {
+    /// undefined then, and what was queued before may be under way.
+    pub fn load(&mut self, used: &[Span], events: &mut Vec<Event>) -> Result<()> {
         let Contents { store, parts, file, .. } = self;
-        let mut events = Vec::new();
+        let mut own = None;
         let mut copied = Vec::new();
         for part in parts {
             let pieces = common(&part.spans, used);
@@ -321,17 +321,15 @@ impl Contents {
                 continue;
             }
             if let Keep::Pinned(buffer) = &mut part.keep {
-                // Each is behind the one before.
-                events = vec![upload(&mut **buffer, &pieces)?];
+                let event = upload(&mut **buffer, &pieces)?;
+                put_last(events, &mut own, event);
             } else {
                 copied.push((pieces, &*part));
             }
         }
         let file = file.as_ref().map(Mutex::new);
-        let last = Mutex::new(events);
-        store.share(copied.len(), |next| store.carry_back(&copied, next, file.as_ref(), &last))?;
-        let events = last.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok((!events.is_empty()).then(|| Arc::new(events) as Event))
+        let queued = Mutex::new(events);
+        store.share(copied.len(), |next| store.carry_back(&copied, next, file.as_ref(), &queued))
     }
 
     /// The same, once nothing is being copied from it any more.
@@ -420,6 +418,17 @@ fn upload(buffer: &mut dyn Staging, pieces: &[(u64, Span)]) -> Result<Event> {
         buffer.upload(at as usize, address, bytes as usize)?;
     }
     Ok(buffer.mark()?)
+}
+
+/// Puts an event in place of the one before of the same thread, at `own`: what it queues is in order.
+fn put_last(events: &mut Vec<Event>, own: &mut Option<usize>, event: Event) {
+    match *own {
+        Some(at) => events[at] = event,
+        None => {
+            *own = Some(events.len());
+            events.push(event);
+        }
+    }
 }
 
 /// A copy in ordinary memory, of large pages where the system has them to spare.

@@ -79,17 +79,20 @@ impl Cargo {
     }
 }
 
-/// Queues what is kept. The event, if there is one, stands behind all of it.
+/// Queues what is kept. The event, if there is one, stands behind all of it. After an error nothing is under way.
 fn load(cargo: &mut [Cargo]) -> Result<Option<Event>> {
-    let mut last = None;
-    for Cargo { contents, spans, .. } in cargo {
-        if let Some(contents) = contents
-            && let Some(event) = contents.load(spans)?
-        {
-            last = Some(event);
+    let mut events: Vec<Event> = Vec::new();
+    let mut each =
+        cargo.iter_mut().filter_map(|Cargo { contents, spans, .. }| Some((contents.as_mut()?, spans)));
+    let loaded = each.try_for_each(|(contents, spans)| contents.load(spans, &mut events));
+    if loaded.is_err() {
+        for event in events.iter().filter(|event| !event.passed()) {
+            if let Err(error) = event.synchronize() {
+                tracing::warn!(%error, "a copy of contents back to the device cannot be waited for");
+            }
         }
     }
-    Ok(last)
+    loaded.map(|()| (!events.is_empty()).then(|| Arc::new(events) as Event))
 }
 
 impl Shared {

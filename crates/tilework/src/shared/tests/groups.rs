@@ -672,3 +672,23 @@ fn memory_on_the_host_is_used_again_before_more_is_made() {
     rig.front.trim().unwrap();
     assert_eq!((rig.front.stats().spilled, rig.front.usage().held), (0, 0));
 }
+
+#[test]
+fn a_lane_that_goes_back_waits_for_what_was_queued_for_it() {
+    let mut rig = rig();
+    rig.front.set_hosting(Hosting::default());
+    let group = rig.group("unet");
+    let of = [(48 * MIB, A), (8 * MIB, B)];
+    let blocks = of.map(|(bytes, stream)| rig.used_for(group, bytes, stream));
+    rig.front.evict(group).unwrap();
+    rig.left_out(&blocks);
+    // The first lane's copies are under way when the second's is refused.
+    rig.world.limit_copies(Some(6));
+    assert!(matches!(rig.front.restore(group, None), Err(Error::Device(_))));
+    rig.world.limit_copies(None);
+    rig.front.restore(group, None).unwrap();
+    for (block, (bytes, stream)) in blocks.into_iter().zip(of) {
+        rig.enter(block, bytes, stream);
+    }
+    rig.check();
+}

@@ -245,7 +245,7 @@ impl Streams for Scripted {
 
 impl Transfers for Scripted {
     fn staging(&self, bytes: usize) -> Result<Box<dyn Staging>, DeviceError> {
-        Ok(Box::new(Buffer { world: self.0.clone(), contents: vec![0; bytes] }))
+        Ok(Box::new(Buffer { world: self.0.clone(), contents: vec![0; bytes], last: None }))
     }
 }
 
@@ -253,6 +253,8 @@ impl Transfers for Scripted {
 struct Buffer {
     world: World,
     contents: Vec<u8>,
+    /// Behind the last of its own copies.
+    last: Option<Event>,
 }
 
 impl std::fmt::Debug for Buffer {
@@ -270,6 +272,7 @@ impl Buffer {
         }
         let witness = self.world.state().witness.clone().expect("a device");
         self.world.launch(BUS, address, bytes as u64, &witness);
+        self.last = Some(Scripted(self.world.clone()).record(BUS)?);
         Ok(())
     }
 }
@@ -288,20 +291,22 @@ impl Staging for Buffer {
     }
 
     fn mark(&mut self) -> Result<Event, DeviceError> {
-        Scripted(self.world.clone()).record(BUS)
+        self.last
+            .clone()
+            .ok_or(DeviceError::Failed { call: Call::Order, reason: "nothing was copied".into() })
     }
 
     fn contents(&mut self) -> Result<&mut [u8], DeviceError> {
-        self.mark()?.synchronize()?;
+        if let Some(last) = &self.last {
+            last.synchronize()?;
+        }
         Ok(&mut self.contents)
     }
 }
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let state = &mut *self.world.state();
-        let clock = state.clock(BUS.0);
-        state.finish(&clock);
+        self.contents().expect("copies end");
     }
 }
 
