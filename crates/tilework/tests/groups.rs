@@ -106,18 +106,25 @@ fn nothing_is_lost_where_copies_fail() {
     blow_with_faults(7, Plan::every(41).of(Call::Write));
 }
 
+/// Waits for the others when it is dropped, so that a thread that panics keeps none of them waiting for ever.
+struct Arrival<'a>(&'a std::sync::Barrier);
+
+impl Drop for Arrival<'_> {
+    fn drop(&mut self) {
+        self.0.wait();
+    }
+}
+
 #[test]
 fn threads_evict_what_others_do_not_use() {
     let front = front();
     let all = std::sync::Barrier::new(4);
     std::thread::scope(|scope| {
         for (seed, name) in (11..).zip(["a", "b", "c", "d"]) {
-            let (front, all) = (&front, &all);
+            let (front, arrival) = (&front, Arrival(&all));
             let weather = Weather { groups: 10, operations: 1500, ..weather(seed) };
             scope.spawn(move || {
-                storm(front, name, &[Stream(seed), Stream(seed + 10)], weather, || {
-                    all.wait();
-                })
+                storm(front, name, &[Stream(seed), Stream(seed + 10)], weather, || drop(arrival));
             });
         }
     });

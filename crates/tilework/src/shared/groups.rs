@@ -121,7 +121,8 @@ impl Groups {
     /// All of them, the one used longest ago first.
     pub fn by_use(&self) -> Vec<Arc<Group>> {
         let mut groups = self.read().groups.clone();
-        groups.sort_by_key(|group| group.used.load(Ordering::Relaxed));
+        // Each is asked once: others use groups meanwhile, and an order that changes is none to sort by.
+        groups.sort_by_cached_key(|group| group.used.load(Ordering::Relaxed));
         groups
     }
 
