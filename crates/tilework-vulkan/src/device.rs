@@ -17,7 +17,7 @@ use std::time::Instant;
 use ash::vk;
 use rustc_hash::FxHashMap;
 use tilework::device::books::{Books, no_host_heaps};
-use tilework::device::{Bind, Call, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
+use tilework::device::{Aliasing, Bind, Call, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
 
 use crate::error::{VulkanError, answer};
 use crate::gpu::{Gpu, Parts};
@@ -105,6 +105,7 @@ impl Vulkan {
             memory: true,
             capacity_bytes: Some(gpu.total_bytes()),
             host_heaps: false,
+            aliasing: Aliasing::MemoryBarrier,
         };
         Ok(Vulkan {
             name: device_name(0),
