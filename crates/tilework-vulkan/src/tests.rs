@@ -8,9 +8,12 @@ use super::*;
 use crate::gpu::Gpu;
 use rig::Rig;
 
+mod executor;
 mod faults;
 mod program;
 mod rig;
+#[path = "../examples/shader/mod.rs"]
+mod shader;
 
 #[test]
 fn names_mean_indices() {
