@@ -13,6 +13,8 @@ pub struct Abilities {
     pub name: String,
     /// Whether buffers have addresses that shaders can use.
     pub addresses: bool,
+    /// The feature that lacks for binding memory to buffers piece by piece.
+    pub lacks: Option<&'static str>,
     /// The most address space that all sparse resources may have together, bytes.
     pub address_space: u64,
     /// The longest buffer, bytes.
@@ -31,7 +33,7 @@ impl Abilities {
     /// Reads them.
     ///
     /// # Errors
-    /// [`VulkanError::TooOld`], [`VulkanError::NoSparse`], or what the driver refused.
+    /// [`VulkanError::TooOld`], [`VulkanError::Lacks`], or what the driver refused.
     ///
     /// # Safety
     /// `instance` must be alive and made for Vulkan 1.2 or later, and `physical` one of its devices.
@@ -53,16 +55,16 @@ impl Abilities {
         // SAFETY: the device speaks 1.2, so it knows the structure that is chained.
         unsafe { instance.get_physical_device_features2(physical, &mut features) };
         let sparse = features.features;
-        for (has, feature) in [
+        if vulkan12.timeline_semaphore == vk::FALSE {
+            return Err(VulkanError::Lacks { name, feature: "timelineSemaphore" });
+        }
+        let lacks = [
             (sparse.sparse_binding, "sparseBinding"),
             (sparse.sparse_residency_buffer, "sparseResidencyBuffer"),
             (sparse.sparse_residency_aliased, "sparseResidencyAliased"),
-            (vulkan12.timeline_semaphore, "timelineSemaphore"),
-        ] {
-            if has == vk::FALSE {
-                return Err(VulkanError::NoSparse { name, feature });
-            }
-        }
+        ]
+        .into_iter()
+        .find_map(|(has, feature)| (has == vk::FALSE).then_some(feature));
 
         let mut maintenance3 = vk::PhysicalDeviceMaintenance3Properties::default();
         let mut maintenance4 = vk::PhysicalDeviceMaintenance4Properties::default();
@@ -84,6 +86,7 @@ impl Abilities {
         Ok(Abilities {
             name,
             addresses: vulkan12.buffer_device_address == vk::TRUE,
+            lacks,
             address_space: limits.sparse_address_space_size,
             // Older devices do not tell; what the address space allows bounds it then.
             longest_buffer: match maintenance4.max_buffer_size {
@@ -107,9 +110,10 @@ impl Abilities {
     }
 }
 
-/// Whether a family of queues can do all that a device does: bind sparse memory, copy and fill.
-pub fn is_fit(family: &vk::QueueFamilyProperties) -> bool {
+/// Whether a family of queues can do all that a device does: copy and fill, and bind memory piece by piece if `sparse`.
+pub fn is_fit(family: &vk::QueueFamilyProperties, sparse: bool) -> bool {
     // Families that draw or compute can copy, whether they say so or not.
     let copies = vk::QueueFlags::TRANSFER | vk::QueueFlags::COMPUTE | vk::QueueFlags::GRAPHICS;
-    family.queue_flags.contains(vk::QueueFlags::SPARSE_BINDING) && family.queue_flags.intersects(copies)
+    let binds = family.queue_flags.contains(vk::QueueFlags::SPARSE_BINDING);
+    (binds || !sparse) && family.queue_flags.intersects(copies)
 }

@@ -12,7 +12,7 @@ use tilework::testing::executor::{self, Layer};
 
 use super::program::{Plain, barrier, timeline, value_of, wait};
 use super::shader::{MULTIPLY_ADD, Pipeline};
-use super::vulkan;
+use super::{plain, vulkan};
 use crate::{Live, View, Vulkan};
 
 const MIB: u64 = 1 << 20;
@@ -192,8 +192,8 @@ fn options() -> Options {
 }
 
 /// Executes on a device of its own, and sees to it that nothing is left.
-fn on_vulkan(run: impl FnOnce(Vulkan, Queue) -> Queue) {
-    let Some(device) = vulkan() else { return };
+fn on(device: Option<Vulkan>, run: impl FnOnce(Vulkan, Queue) -> Queue) {
+    let Some(device) = device else { return };
     let view = device.view();
     let queue = run(device, Queue::new(view.clone()));
     assert_eq!(view.live(), Live::default());
@@ -203,13 +203,19 @@ fn on_vulkan(run: impl FnOnce(Vulkan, Queue) -> Queue) {
 #[test]
 fn each_manager_serves_an_executor() {
     for kind in Kind::ALL {
-        on_vulkan(|device, queue| executor::execute(kind, Box::new(device), &options(), queue));
+        on(vulkan(), |device, queue| executor::execute(kind, Box::new(device), &options(), queue));
     }
 }
 
 #[test]
+fn placed_serves_an_executor_where_nothing_is_sparse() {
+    // For `tiled`, which falls back.
+    on(plain(), |device, queue| executor::execute(Kind::Tiled, Box::new(device), &options(), queue));
+}
+
+#[test]
 fn an_executor_cuts_its_lists_where_memory_lacks() {
-    on_vulkan(|device, queue| {
+    on(vulkan(), |device, queue| {
         let device = Box::new(Limit::new(device, 13 * MIB));
         let (queue, cuts) = executor::execute_within(Kind::Committed, device, &options(), queue);
         assert!(cuts > 0);
