@@ -61,7 +61,7 @@ def enable(
     limit: int | None = None,
     heap_size: int | None = None,
     record: str | os.PathLike[str] | None = None,
-    manager: str = "tiled",
+    manager: str = "auto",
 ) -> None:
     """Makes Tilework PyTorch's allocator for CUDA, for the rest of the process.
 
@@ -74,7 +74,7 @@ def enable(
         limit: the most physical memory each GPU's manager may hold, bytes.
         heap_size: physical memory that is created at once when a manager grows, bytes.
         record: where to write a trace of all requests, as `record()` does, until the process ends.
-        manager: who serves: "tiled".
+        manager: who serves: "auto" or "tiled", which are tiled where the GPU maps tiles, else placed.
 
     Raises:
         RuntimeError: PyTorch has no CUDA, has used it already, or has another allocator.

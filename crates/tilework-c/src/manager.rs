@@ -25,7 +25,8 @@ pub struct TileworkOptions {
     /// Whose memory: "cuda" or "cuda:0", "cuda:1" and so on, "host", "sim-h200",
     /// "sim-d3d12", "null".
     pub device: *const c_char,
-    /// Who serves: "tiled", also when null; no other serves threads and streams.
+    /// Who serves: "auto", also when null, or "tiled"; no other serves threads and streams. With both that is
+    /// tiled where the device maps tiles, else placed.
     pub manager: *const c_char,
     /// Physical memory that is created at once, bytes; 0 for the default.
     pub heap_bytes: u64,
@@ -119,10 +120,10 @@ pub(crate) unsafe fn settings(options: *const TileworkOptions) -> Result<Setting
     // SAFETY: the structure is as long as it has to be.
     let options = unsafe { *options };
     // SAFETY: null or terminated strings, by this function's contract.
-    let (device, kind) = unsafe { (text(options.device)?, text(options.manager)?) };
+    let (device, manager) = unsafe { (text(options.device)?, text(options.manager)?) };
     let mut settings = Settings { device: device.map(str::to_owned), ..Settings::default() };
-    if let Some(kind) = kind {
-        settings.kind = kind.parse().map_err(Failure::argument)?;
+    if let Some(manager) = manager {
+        settings.choice = manager.parse().map_err(Failure::argument)?;
     }
     let given = |value: u64| (value > 0).then_some(value);
     settings.limit = given(options.limit_bytes);

@@ -1,7 +1,7 @@
 //! A shared manager by the name of its device.
 
 use tilework::device::Device;
-use tilework::manager::{Kind, Options};
+use tilework::manager::{Choice, Kind, Options};
 use tilework::shared::Shared;
 use tilework::shared::streams::{InOrder, Streams};
 use tilework_cuda::driver::Driver;
@@ -16,7 +16,7 @@ pub struct Settings {
     /// The device's name; `None` where none was given.
     pub device: Option<String>,
     /// Who serves.
-    pub kind: Kind,
+    pub choice: Choice,
     /// How.
     pub options: Options,
     /// The most that may be held, bytes.
@@ -25,14 +25,14 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { device: None, kind: Kind::Tiled, options: Options::default(), limit: None }
+        Settings { device: None, choice: Choice::Auto, options: Options::default(), limit: None }
     }
 }
 
 /// Whether there can be such a manager.
 pub fn check(settings: &Settings) -> Result<()> {
-    if settings.kind != Kind::Tiled {
-        let text = format!("{} does not serve threads and streams: tiled does", settings.kind);
+    if !matches!(settings.choice, Choice::Auto | Choice::Of(Kind::Tiled)) {
+        let text = format!("{} does not serve threads and streams: tiled and auto do", settings.choice);
         return Err(Failure::new(TileworkStatus::Unsupported, text));
     }
     Ok(())

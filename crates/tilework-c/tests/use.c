@@ -104,7 +104,12 @@ static void mistakes_are_errors(void) {
     REFUSED(tilework_create(&options, &none), TILEWORK_STATUS_INVALID_ARGUMENT, "nobody");
     options.manager = "committed";
     REFUSED(tilework_create(&options, &none), TILEWORK_STATUS_UNSUPPORTED, "committed");
-    options.manager = "tiled";
+    for (int named = 0; named < 2; named++) {
+        tilework_manager *chosen = NULL;
+        options.manager = named ? "tiled" : "auto";
+        DONE(tilework_create(&options, &chosen));
+        DONE(tilework_destroy(chosen));
+    }
     REFUSED(tilework_create(&options, NULL), TILEWORK_STATUS_INVALID_ARGUMENT, "null");
     REFUSED(tilework_create(NULL, &none), TILEWORK_STATUS_INVALID_ARGUMENT, "null");
     CHECK(none == (tilework_manager *)0x1000);

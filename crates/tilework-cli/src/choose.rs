@@ -5,14 +5,14 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use tilework::device::limit::Limit;
 use tilework::device::{self, Device};
-use tilework::manager::{self, Built, Kind, Options};
+use tilework::manager::{self, Built, Choice, Options};
 use tilework::trace::Trace;
 
 use crate::units::{parse_bytes, parse_scale};
 
 /// Options shared by everything that runs on a manager.
 #[derive(clap::Args)]
-pub struct Choice {
+pub struct Managing {
     /// The most physical memory the manager may hold, such as 2GiB [default: no limit]
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub limit: Option<u64>,
@@ -30,15 +30,15 @@ pub struct Choice {
     pub heap_age: u32,
 }
 
-impl Choice {
+impl Managing {
     /// Builds the manager on a device.
-    pub fn build(&self, kind: Kind, mut device: Box<dyn Device>) -> anyhow::Result<Built> {
+    pub fn build(&self, choice: Choice, mut device: Box<dyn Device>) -> anyhow::Result<Built> {
         let name = device.name();
         if let Some(limit) = self.limit {
             device = Box::new(Limit::new(device, limit)) as Box<dyn Device>;
         }
-        manager::build(kind, device, &self.options())
-            .with_context(|| format!("cannot set up {kind} on {name}"))
+        manager::build(choice, device, &self.options())
+            .with_context(|| format!("cannot set up {choice} on {name}"))
     }
 
     /// How the manager is to serve.
@@ -89,7 +89,7 @@ pub struct Replaying {
     pub scale: f64,
 
     #[command(flatten)]
-    pub choice: Choice,
+    pub managing: Managing,
 
     /// Fill each block with a pattern of its own and check it before it is freed
     #[arg(long)]
@@ -113,7 +113,7 @@ impl Replaying {
 
     /// The options as arguments, for a process that replays the same.
     pub fn arguments(&self) -> Vec<String> {
-        let mut arguments = self.choice.arguments();
+        let mut arguments = self.managing.arguments();
         arguments.extend([format!("--device={}", self.device()), format!("--scale={}", self.scale)]);
         arguments.extend(self.verify.then(|| "--verify".to_owned()));
         arguments

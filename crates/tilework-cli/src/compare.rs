@@ -4,11 +4,12 @@ mod model;
 mod process;
 mod trace;
 
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use serde::{Deserialize, Serialize};
+use tilework::manager::{Kind, Serving};
 use tilework::replay::Report;
 use tilework::timeline::Sample;
 
@@ -23,7 +24,7 @@ use crate::{table, units};
 ///
 /// Runs each model under every manager and under ONNX Runtime's own arena, or replays each trace on every
 /// manager, each in a process of its own so that the kernel's figures are that manager's alone, and prints
-/// one table. A model runs on host or, with --device cuda, on a GPU; its processes run in turn, and their outputs
+/// one table, and what auto would take. A model runs on host or, with --device cuda, on a GPU; its processes run in turn, and their outputs
 /// must be the same to the bit.
 /// The time of a trace's pass is what the manager took and what the device took or was charged. The peak RSS
 /// is the kernel's; it counts a page as often as it is mapped, so that memory with two addresses, as stitched
@@ -100,14 +101,20 @@ fn run_traces(args: &Args) -> anyhow::Result<()> {
     }
     let mut rows = Vec::new();
     let mut panels = Vec::new();
+    let mut notes = Vec::new();
     let mut failures = 0;
     for input in &args.inputs {
         let compared = trace::compare(args, input)?;
         failures += compared.outcomes.iter().filter(|outcome| outcome.measured.is_none()).count();
+        // Each input finds the same on the device.
+        notes = compared.notes();
         rows.extend(compared.outcomes.iter().map(|outcome| outcome.row(input)));
         panels.push(compared.panel());
     }
     print(args, &rows)?;
+    for note in notes {
+        writeln!(io::stdout(), "note: {note}")?;
+    }
     if let Some(path) = &args.plot {
         plot::write(path, &panels)?;
     }
@@ -127,6 +134,7 @@ struct Compared {
 
 /// One input under one manager.
 struct Outcome {
+    asked: Kind,
     label: String,
     /// None when the run failed, for a reason that its process has printed.
     measured: Option<Measured>,
@@ -139,13 +147,23 @@ struct Measured {
     first_us: f64,
     last_us: f64,
     last_calls: u64,
+    serving: Serving,
     details: Details,
 }
 
 impl Compared {
+    /// What there is to say about who served.
+    fn notes(&self) -> Vec<String> {
+        let served = self
+            .outcomes
+            .iter()
+            .filter_map(|outcome| Some((outcome.asked, &outcome.measured.as_ref()?.serving)));
+        served.filter_map(|(asked, serving)| note(asked, serving)).collect()
+    }
+
     fn panel(self) -> Panel {
         let lines = self.outcomes.into_iter().filter_map(|outcome| {
-            let Outcome { label, measured } = outcome;
+            let Outcome { label, measured, .. } = outcome;
             measured.map(|measured| Line { label, samples: measured.details.timeline })
         });
         Panel::of_trace(&self.title, self.events, lines.collect())
@@ -172,6 +190,15 @@ impl Outcome {
             }
         }
         row
+    }
+}
+
+/// What there is to say about the manager that serves where `asked` was asked for.
+fn note(asked: Kind, serving: &Serving) -> Option<String> {
+    match asked {
+        // What `auto` asks for, and what takes its place.
+        Kind::Tiled => Some(format!("with auto, {}", serving.why)),
+        _ => serving.fallback().map(str::to_owned),
     }
 }
 

@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use tilework::device::Calls;
-use tilework::manager::{Kind, Usage};
+use tilework::manager::{Choice, Kind, Serving, Usage};
 use tilework::timeline::{POINTS, Sample, Timeline};
 use tilework_ort::{Environment, Error, Output, Place, Session, SessionOptions, Tensor, find, inputs, npy};
 
-use crate::choose::Choice;
+use crate::choose::Managing;
 use crate::exit::Usage as Misuse;
 use crate::site::Site;
 use crate::tap::{Reading, Watch};
@@ -148,7 +148,7 @@ impl ModelOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject {
     /// One of our managers', registered as ONNX Runtime's allocator.
-    Manager(Kind),
+    Manager(Choice),
     /// ONNX Runtime's own arena, as it comes.
     Arena,
     /// ONNX Runtime's own arena with the memory pattern off, which holds less with some models.
@@ -158,28 +158,28 @@ pub enum Subject {
 impl Subject {
     /// All there are, ours first.
     pub fn all() -> Vec<Subject> {
-        let mut all: Vec<_> = Kind::ALL.into_iter().map(Subject::Manager).collect();
+        let mut all: Vec<_> = Kind::ALL.into_iter().map(|kind| Subject::Manager(kind.into())).collect();
         all.extend([Subject::Arena, Subject::ArenaWithoutPattern]);
         all
     }
 
     /// The name in tables and pictures.
-    pub fn label(self) -> &'static str {
+    pub fn label(self) -> String {
         match self {
-            Subject::Manager(kind) => kind.name(),
-            Subject::Arena => "ort arena",
-            Subject::ArenaWithoutPattern => "ort arena, no pattern",
+            Subject::Manager(choice) => choice.to_string(),
+            Subject::Arena => "ort arena".to_owned(),
+            Subject::ArenaWithoutPattern => "ort arena, no pattern".to_owned(),
         }
     }
 }
 
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Subject::Manager(kind) => kind.name(),
-            Subject::Arena => "arena",
-            Subject::ArenaWithoutPattern => "arena-without-pattern",
-        })
+        match self {
+            Subject::Manager(choice) => choice.fmt(f),
+            Subject::Arena => f.write_str("arena"),
+            Subject::ArenaWithoutPattern => f.write_str("arena-without-pattern"),
+        }
     }
 }
 
@@ -210,8 +210,8 @@ pub struct Engine {
     clock: Vec<Tick>,
     peak_pss: Option<u64>,
     arena: Arena,
-    /// Why another manager serves than was asked for.
-    pub fallback: Option<String>,
+    /// Which manager serves, and why. None: the arena.
+    pub serving: Option<Serving>,
 }
 
 /// The figures of ONNX Runtime's arena as far as they were seen, bytes.
@@ -229,17 +229,17 @@ impl Engine {
         model: &Path,
         options: &ModelOptions,
         subject: Subject,
-        choice: &Choice,
+        managing: &Managing,
         site: &Site,
         record: Option<&Path>,
     ) -> anyhow::Result<Engine> {
         let watch = Watch::default();
-        let mut fallback = None;
+        let mut serving = None;
         let allocator = match subject {
-            Subject::Manager(kind) => {
+            Subject::Manager(choice) => {
                 let watched = |manager| Ok(watch.over(manager, record)?);
-                let (allocator, instead) = site.allocator(choice, kind, watched)?;
-                fallback = instead;
+                let (allocator, chosen) = site.allocator(managing, choice, watched)?;
+                serving = Some(chosen);
                 Some(allocator)
             }
             Subject::Arena | Subject::ArenaWithoutPattern => None,
@@ -261,7 +261,7 @@ impl Engine {
             clock: Vec::new(),
             peak_pss: None,
             arena: Arena::default(),
-            fallback,
+            serving,
         })
     }
 

@@ -3,6 +3,7 @@
 
 mod choose;
 mod compare;
+mod doctor;
 mod engine;
 mod exit;
 mod import;
@@ -48,6 +49,7 @@ Examples:
   tilework replay trace.csv.gz                    one manager, pass by pass
   tilework compare trace.csv.gz --plot held.svg   every manager, as a table and a picture
   tilework import snapshot.pickle                 a PyTorch memory snapshot, as a trace
+  tilework doctor                                 the devices there are, and what is wrong with the others
 
 Exit codes: 0 done, 1 failed, 2 wrong usage.";
 
@@ -57,6 +59,7 @@ enum Command {
     Replay(replay::Args),
     Compare(compare::Args),
     Import(import::Args),
+    Doctor(doctor::Args),
     #[command(hide = true)]
     Worker(worker::Args),
 }
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Command::Replay(args) => replay::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Import(args) => import::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Worker(args) => worker::run(&args),
     };
     exit::code(result)

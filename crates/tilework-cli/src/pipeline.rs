@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use serde::Serialize;
 use tempfile::TempDir;
-use tilework::manager::{Kind, Stream, Usage};
+use tilework::manager::{Choice, Kind, Stream, Usage};
 use tilework::replay::Observer;
 use tilework::shared::{GroupId, GroupStats, Hosting, Residence};
 use tilework::timeline::Timeline;
@@ -56,6 +56,8 @@ pub fn parse_keep(text: &str) -> Result<Keep, String> {
 #[derive(Serialize)]
 struct Report {
     manager: Kind,
+    /// Why this one.
+    why: String,
     device: String,
     onnxruntime: String,
     onnxruntime_library: PathBuf,
@@ -119,8 +121,9 @@ struct Stage {
 
 /// Runs the models.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    if args.manager != Kind::Tiled {
-        let sentence = format!("{} knows no groups: several models, or a budget, take tiled", args.manager);
+    if !matches!(args.manager, Choice::Auto | Choice::Of(Kind::Tiled)) {
+        let sentence =
+            format!("{} knows no groups: several models, or a budget, take tiled or auto", args.manager);
         return Err(Misuse(sentence).into());
     }
     let site = Site::open(&args.device)?;
@@ -185,7 +188,7 @@ fn pool(args: &Args, site: &Site) -> anyhow::Result<Pool> {
             Keep::Directory(path) => hosting.directory = Some(path.clone()),
         }
     }
-    let shared = site.shared(&args.choice.options())?;
+    let shared = site.shared(&args.managing.options())?;
     shared.set_limit(budget(args))?;
     shared.set_hosting(hosting);
     if args.spill {
@@ -196,7 +199,7 @@ fn pool(args: &Args, site: &Site) -> anyhow::Result<Pool> {
 
 /// What may be held.
 fn budget(args: &Args) -> Option<u64> {
-    args.budget.or(args.choice.limit)
+    args.budget.or(args.managing.limit)
 }
 
 /// Loads the models, each into a group.
@@ -353,7 +356,8 @@ fn report(args: &Args, found: &find::Found, pool: &Pool, stages: &[Stage]) -> an
     let stats = shared.stats();
     let models = stages.iter().map(|stage| Ok(stage.report(&shared.group_stats(stage.group)?)));
     Ok(Report {
-        manager: args.manager,
+        manager: shared.serving().kind,
+        why: shared.serving().why.clone(),
         device: args.device.clone(),
         onnxruntime: found.library.version().to_owned(),
         onnxruntime_library: found.library.path().to_owned(),
@@ -408,6 +412,7 @@ fn print_table(report: &Report, resident: bool) -> anyhow::Result<()> {
         })
         .collect();
     table::print(&header.map(str::to_owned), 1, &rows)?;
+    writeln!(out, "note: {}", report.why)?;
     for model in &report.models {
         if let Some(note) = &model.note {
             writeln!(out, "note: {}: {note}", model.name)?;
@@ -459,7 +464,7 @@ impl Picture {
     }
 
     fn write(self, path: &Path, args: &Args, report: &Report) -> anyhow::Result<()> {
-        let line = Line { label: args.manager.to_string(), samples: self.timeline.samples().to_vec() };
+        let line = Line { label: report.manager.to_string(), samples: self.timeline.samples().to_vec() };
         let band = |(model, shades): (&Model, _)| Band { label: model.name.clone(), shades };
         let bands = report.models.iter().zip(self.bands).map(band).collect();
         let title = format!(

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use serde::Serialize;
-use tilework::manager::{Kind, Manager};
+use tilework::manager::{Choice, Manager};
 use tilework::record::Recorder;
 use tilework::replay::{ReplayError, ReplayOptions, Report, replay};
 use tilework::timeline::POINTS;
@@ -20,17 +20,18 @@ use crate::{table, units};
 /// Replay an allocation trace on one manager
 ///
 /// Serves every request of the trace, pass after pass on the same manager, and reports what was live,
-/// what was held, and what the device had to do. Without options: the manager tiled on the simulated
-/// device sim-h200, three passes, so that the last one shows the steady state.
+/// what was held, and what the device had to do. Without options: the manager that suits the device, on the
+/// simulated device sim-h200, three passes, so that the last one shows the steady state.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     /// The trace: CSV `time_us,op,id,bytes,stream`, gzip-compressed or plain
     trace: PathBuf,
 
-    /// Who serves: tiled, placed, bucketized or committed
-    #[arg(long, value_name = "NAME", default_value_t = Kind::Tiled)]
-    manager: Kind,
+    /// Who serves: tiled, placed, bucketized, committed, or auto, the safe choice: tiled where the device maps
+    /// tiles, else placed
+    #[arg(long, value_name = "NAME", default_value_t = Choice::Auto)]
+    manager: Choice,
 
     /// Passes over the trace [default: 3, 1 with --record]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -70,9 +71,9 @@ Examples:
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let Replaying { choice, verify, .. } = &args.replaying;
+    let Replaying { managing, verify, .. } = &args.replaying;
     let trace = args.replaying.load(&args.trace)?;
-    let built = choice.build(args.manager, open(args.replaying.device())?)?;
+    let built = managing.build(args.manager, open(args.replaying.device())?)?;
     let options = ReplayOptions {
         repeat: args.repeat.unwrap_or(if args.record.is_some() { 1 } else { 3 }),
         verify: *verify,
@@ -91,7 +92,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             observed(&trace, manager.as_mut(), &options)?
         }
     };
-    report.fallback = built.fallback;
+    report.fallback = built.serving.fallback().map(str::to_owned);
+    report.why = Some(built.serving.why);
 
     if let Some(path) = &args.plot {
         plot::write(path, &[panel(&trace, &report)])?;
@@ -143,8 +145,8 @@ fn print_table(trace: &Trace, report: &Report) -> anyhow::Result<()> {
         units::bytes(report.peak_held_bytes),
         units::ratio(report.peak_held_bytes, report.peak_live_bytes)
     )?;
-    if let Some(fallback) = &report.fallback {
-        writeln!(out, "note: {fallback}")?;
+    if let Some(why) = &report.why {
+        writeln!(out, "note: {why}")?;
     }
     let header = [
         "pass",

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use serde::Serialize;
 use tilework::device::Calls;
-use tilework::manager::Kind;
+use tilework::manager::{Choice, Kind};
 use tilework::replay::Observer;
 use tilework_ort::{Output, fingerprint};
 
-use crate::choose::{Choice, parse_device};
+use crate::choose::{Managing, parse_device};
 use crate::engine::{Engine, ModelOptions, Subject, peak_rss_bytes, save};
 use crate::pipeline::{self, Keep, parse_keep};
 use crate::plot::{self, Line, Panel};
@@ -34,9 +34,10 @@ pub struct Args {
     #[arg(required = true, value_name = "MODEL")]
     pub models: Vec<PathBuf>,
 
-    /// Who serves: tiled, placed, bucketized or committed
-    #[arg(long, value_name = "NAME", default_value_t = Kind::Tiled)]
-    pub manager: Kind,
+    /// Who serves: tiled, placed, bucketized, committed, or auto, the safe choice: tiled where the device maps
+    /// tiles, else placed; several models take tiled or auto
+    #[arg(long, value_name = "NAME", default_value_t = Choice::Auto)]
+    pub manager: Choice,
 
     /// Where it runs: host (the CPU), cuda or cuda:N (an NVIDIA GPU, the first or the one numbered N)
     #[arg(long, value_name = "NAME", value_parser = parse_device, default_value = "host")]
@@ -63,7 +64,7 @@ pub struct Args {
     pub model_options: ModelOptions,
 
     #[command(flatten)]
-    pub choice: Choice,
+    pub managing: Managing,
 
     /// Record what the manager was asked as a trace, from loading the model to unloading it
     #[arg(long, value_name = "TRACE")]
@@ -102,8 +103,12 @@ Examples:
 #[derive(Serialize)]
 struct Report {
     model: String,
+    /// The one that served.
     manager: Kind,
+    /// Why this one.
+    why: String,
     device: String,
+    /// The same sentence, when another served than was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     fallback: Option<String>,
     onnxruntime: String,
@@ -158,11 +163,12 @@ fn run_one(args: &Args, model: &Path) -> anyhow::Result<()> {
         model,
         &args.model_options,
         subject,
-        &args.choice,
+        &args.managing,
         &site,
         args.record.as_deref(),
     )?;
-    let mut progress = Progress::new(args.manager.to_string(), u64::from(args.runs));
+    let serving = engine.serving.clone().context("the arena serves")?;
+    let mut progress = Progress::new(serving.kind.to_string(), u64::from(args.runs));
     let mut runs = Vec::new();
     // What loading the model took counts as part of the first run.
     let mut calls = Calls::default();
@@ -193,9 +199,10 @@ fn run_one(args: &Args, model: &Path) -> anyhow::Result<()> {
     }
     let report = Report {
         model: name(model),
-        manager: args.manager,
+        manager: serving.kind,
+        fallback: serving.fallback().map(str::to_owned),
+        why: serving.why,
         device: args.device.clone(),
-        fallback: engine.fallback.clone(),
         onnxruntime: found.library.version().to_owned(),
         onnxruntime_library: found.library.path().to_owned(),
         peak_live_bytes: runs.iter().map(|r| r.peak_live_bytes).max().unwrap_or(0),
@@ -207,7 +214,7 @@ fn run_one(args: &Args, model: &Path) -> anyhow::Result<()> {
     };
     drop(outputs);
     if let Some(path) = &args.plot {
-        let line = Line { label: args.manager.to_string(), samples: engine.samples().to_vec() };
+        let line = Line { label: report.manager.to_string(), samples: engine.samples().to_vec() };
         let title = format!("{} on {}", report.model, args.device);
         plot::write(path, &[Panel::of_runs(&title, u64::from(args.runs), vec![line])])?;
     }
@@ -248,9 +255,7 @@ fn print_table(report: &Report, resident: bool) -> anyhow::Result<()> {
         units::ratio(report.peak_held_bytes, report.peak_live_bytes),
         if resident { format!(", peak RSS of the process {rss}") } else { String::new() },
     )?;
-    if let Some(fallback) = &report.fallback {
-        writeln!(out, "note: {fallback}")?;
-    }
+    writeln!(out, "note: {}", report.why)?;
     let header = ["run", "time", "peak live", "peak held", "held/live", "device calls", "device"];
     let rows: Vec<Vec<String>> = (1..)
         .zip(&report.runs)

@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use tilework::device::waiting::{Wait, Waiting};
-use tilework::manager::{Kind, Manager, Options};
+use tilework::manager::{Choice, Manager, Options, Serving};
 use tilework::shared::Shared;
 use tilework::shared::streams::{InOrder, Streams};
 use tilework_cuda::driver::Driver;
@@ -10,7 +10,7 @@ use tilework_cuda::gpu::Gpu;
 use tilework_cuda::streams::CudaStreams;
 use tilework_ort::{Allocator, Place, find};
 
-use crate::choose::{self, Choice};
+use crate::choose::{self, Managing};
 use crate::engine::ModelOptions;
 use crate::exit::Usage as Misuse;
 use crate::pool::Pool;
@@ -72,31 +72,31 @@ impl Site {
         if self.is_gpu() { options.library_with_cuda() } else { options.library() }
     }
 
-    /// A manager of the memory here, for ONNX Runtime: `dress` puts on it what else there is to be. Also why
-    /// another manager serves than was asked for.
+    /// A manager of the memory here, for ONNX Runtime: `dress` puts on it what else there is to be. Also which
+    /// kind serves, and why.
     ///
     /// # Errors
     /// When the device does not open.
     #[expect(unsafe_code, reason = "ONNX Runtime takes the manager's word for what is memory")]
     pub fn allocator(
         &self,
-        choice: &Choice,
-        kind: Kind,
+        managing: &Managing,
+        choice: Choice,
         dress: impl FnOnce(Box<dyn Manager>) -> anyhow::Result<Box<dyn Manager>>,
-    ) -> anyhow::Result<(Allocator, Option<String>)> {
+    ) -> anyhow::Result<(Allocator, Serving)> {
         let device = choose::open(&self.name)?;
         let Some(gpu) = &self.gpu else {
-            let built = choice.build(kind, device)?;
+            let built = managing.build(choice, device)?;
             // SAFETY: the manager is one of `tilework`'s, dressed or not, and its device is the host, whose
             // addresses are memory of this process.
-            return Ok((unsafe { Allocator::new(dress(built.manager)?) }, built.fallback));
+            return Ok((unsafe { Allocator::new(dress(built.manager)?) }, built.serving));
         };
         let ordinal = gpu.ordinal();
-        let built = choice.build(kind, Box::new(Waiting::new(device, wait(ordinal)?)))?;
+        let built = managing.build(choice, Box::new(Waiting::new(device, wait(ordinal)?)))?;
         // SAFETY: the manager is one of `tilework`'s, dressed or not; its device is this GPU, whose memory is in
         // the primary context, and unmaps nothing before the GPU has done what was queued.
         let allocator = unsafe { Allocator::on_gpu(dress(built.manager)?, ordinal, wait(ordinal)?) };
-        Ok((allocator, built.fallback))
+        Ok((allocator, built.serving))
     }
 
     /// The memory here for several models.

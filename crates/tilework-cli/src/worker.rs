@@ -18,10 +18,11 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use tilework::device::Calls;
+use tilework::manager::Serving;
 use tilework::timeline::Sample;
 use tilework_ort::fingerprint;
 
-use crate::choose::Choice;
+use crate::choose::Managing;
 use crate::engine::{Engine, ModelOptions, Subject, Tick, kib_of, peak_rss_bytes};
 use crate::exit::Usage as Misuse;
 use crate::site::Site;
@@ -41,7 +42,7 @@ pub struct Args {
     model_options: ModelOptions,
 
     #[command(flatten)]
-    choice: Choice,
+    managing: Managing,
 }
 
 /// What a worker is told.
@@ -85,8 +86,8 @@ pub enum Answer {
 /// A loaded model.
 #[derive(Serialize, Deserialize)]
 pub struct Loaded {
-    /// Why another manager serves than was asked for.
-    pub fallback: Option<String>,
+    /// Which manager serves, and why; the arena has none.
+    pub serving: Option<Serving>,
 }
 
 /// One run.
@@ -175,13 +176,13 @@ impl Worker<'_> {
             &args.model,
             &args.model_options,
             args.subject,
-            &args.choice,
+            &args.managing,
             &site,
             None,
         )?;
-        let fallback = engine.fallback.clone();
+        let serving = engine.serving.clone();
         self.engine = Some(engine);
-        Ok(Answer::Loaded(Loaded { fallback }))
+        Ok(Answer::Loaded(Loaded { serving }))
     }
 
     fn report(&mut self) -> anyhow::Result<Answer> {

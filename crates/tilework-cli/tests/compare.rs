@@ -21,6 +21,9 @@ fn every_manager_has_its_row() {
         let row = text.lines().find(|line| line.starts_with(manager)).expect(manager);
         assert!(row.contains("5.00 MiB"), "{row}");
     }
+    let note = "note: with auto, tiled serves, since the device sim-h200 maps tiles";
+    assert_eq!(text.matches("note: ").count(), 1, "{text}");
+    assert!(text.contains(note), "{text}");
 }
 
 #[test]

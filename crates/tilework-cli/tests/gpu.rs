@@ -1,29 +1,16 @@
-//! Models on a GPU, as far as they get without one: every reason why not is told with what to do.
+//! Models on a GPU, as far as they get without one: every reason why not is told with what to do. And what serves where
+//! a GPU cannot map.
 #![cfg(target_os = "linux")]
 
 mod common;
 
-use std::env;
-use std::path::Path;
-use std::process::Command;
-
-use assert_cmd::assert::OutputAssertExt;
-use common::{Folder, refused, stderr, tilework};
+use common::{Folder, driver, refused, stderr, stdout, tilework};
 use serde_json::Value;
 
 const SHAPE: [&str; 2] = ["--shape", "x=1x3x96x96"];
 
 fn model() -> String {
     format!("{}/../tilework-ort/tests/data/conv.onnx", env!("CARGO_MANIFEST_DIR"))
-}
-
-/// A folder with a driver in it that finds as many GPUs as the variable GPUS says.
-fn driver() -> Folder {
-    let folder = Folder::new();
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/libcuda.c");
-    let mut compiler = Command::new(env::var_os("CC").unwrap_or_else(|| "cc".into()));
-    compiler.args(["-shared", "-fPIC", "-o"]).arg(folder.path("libcuda.so.1")).arg(source).assert().success();
-    folder
 }
 
 /// What is said of a device with this many GPUs in the machine.
@@ -90,4 +77,34 @@ fn without_any_library_nothing_is_fetched_for_a_gpu() {
         assert!(error.contains(way), "{way:?} in {error}");
     }
     assert!(!driver.path("home").exists(), "nothing was fetched");
+}
+
+#[test]
+fn on_a_gpu_that_cannot_map_auto_takes_placed_as_tiled_does_and_says_so() {
+    let driver = driver();
+    let folder = Folder::new();
+    let why = "the device cuda cannot map tiles: the manager placed serves in place of tiled";
+    let run = |command: &str, arguments: &[&str]| {
+        let output = tilework([command, "--device", "cuda"])
+            .env("LD_LIBRARY_PATH", driver.path(""))
+            .env("GPUS", "1")
+            .args(arguments)
+            .arg(folder.sample())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        output
+    };
+    for manager in ["auto", "tiled"] {
+        let output = run("replay", &["--json", "--verify", "--manager", manager]);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((&report["manager"], &report["device"]), (&"placed".into(), &"cuda".into()));
+        assert_eq!((&report["why"], &report["fallback"]), (&why.into(), &why.into()));
+        assert_eq!(stderr(&output).matches(why).count(), 1, "{}", stderr(&output));
+    }
+    let compared = run("compare", &["--repeat", "1"]);
+    let text = stdout(&compared);
+    assert_eq!(text.matches("note: ").count(), 1, "{text}");
+    assert!(text.contains(&format!("note: with auto, {why}")), "{text}");
+    assert!(text.lines().any(|line| line.starts_with("tiled (fell back)")), "{text}");
 }

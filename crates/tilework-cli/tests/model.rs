@@ -30,6 +30,11 @@ fn a_run_reports_each_execution() {
     }
     let object = run_json(&SHAPE);
     assert_eq!(object["manager"], "tiled");
+    assert_eq!(object["why"], "tiled serves, since the device host maps tiles");
+    assert_eq!(
+        run_json(&["--shape", "x=1x3x96x96", "--runs", "1", "--manager", "placed"])["manager"],
+        "placed"
+    );
     assert_eq!(object["runs"].as_array().unwrap().len(), 3);
     let calls = object["runs"][2]["device_calls"].as_object().unwrap();
     assert!(calls.values().all(|n| n == 0), "nothing is left to do in the third run: {calls:?}");
@@ -84,7 +89,7 @@ fn wrong_use_is_told_with_what_would_be_right() {
         (&["--shape", "x=1x4x8x8"], "x: f32 1x3xHxW"),
         (&["--shape", "y=1x3x8x8"], "no input \"y\""),
         (&["--shape", "x=1y3"], "write NAME=DIMS"),
-        (&["--manager", "best"], "the managers are tiled, placed, bucketized, committed"),
+        (&["--manager", "best"], "the managers are tiled, placed, bucketized, committed; or auto"),
         (&["--device", "gpu"], "the devices are host"),
         (&["--shape", "x=1x3x8x8", "--device", "sim-h200"], "use host"),
     ] {
@@ -146,6 +151,7 @@ fn a_comparison_has_a_row_for_everyone_and_a_picture() {
         assert!(unknown || svg.contains(who), "{who}");
     }
     assert!(text.contains("outputs: the same to the bit in every run"), "{text}");
+    assert!(text.contains("note: with auto, tiled serves, since the device host maps tiles"), "{text}");
 }
 
 #[test]

@@ -25,7 +25,10 @@ fn json_has_the_names_of_the_contract_and_no_others() {
     let folder = Folder::new();
     let trace = folder.sample();
     let value = json(&replay(&trace, ["--json", "--repeat", "2", "--device", "sim-h200"]));
-    assert_eq!(names(&value), ["device", "manager", "passes", "peak_held_bytes", "peak_live_bytes", "trace"]);
+    assert_eq!(
+        names(&value),
+        ["device", "manager", "passes", "peak_held_bytes", "peak_live_bytes", "trace", "why"]
+    );
     assert_eq!(value["trace"], trace.to_str().unwrap());
     assert_eq!(value["manager"], "tiled");
     assert_eq!(value["device"], "sim-h200");
@@ -76,11 +79,35 @@ fn every_manager_serves_on_every_simulated_device() {
 }
 
 #[test]
+fn the_manager_suits_the_device_unless_it_is_named() {
+    let folder = Folder::new();
+    let trace = folder.sample();
+    for device in ["sim-h200", "sim-d3d12", "null"] {
+        let auto = json(&replay(&trace, ["--json", "--manager", "auto", "--device", device]));
+        assert_eq!(auto["manager"], "tiled", "{device}");
+        assert_eq!(auto["why"], format!("tiled serves, since the device {device} maps tiles"));
+        assert_eq!(auto["fallback"], Value::Null);
+        let default = json(&replay(&trace, ["--json", "--device", device]));
+        assert_eq!((&default["manager"], &default["why"]), (&auto["manager"], &auto["why"]));
+    }
+    let named = json(&replay(&trace, ["--json", "--manager", "placed"]));
+    assert_eq!(
+        (&named["manager"], &named["why"]),
+        (&"placed".into(), &"placed serves, since it was asked for".into())
+    );
+
+    let logged = tilework(["replay", "-v", trace.to_str().unwrap()]).output().unwrap();
+    let why = "tiled serves, since the device sim-h200 maps tiles";
+    assert_eq!((stdout(&logged).matches(why).count(), stderr(&logged).matches(why).count()), (1, 1));
+}
+
+#[test]
 fn a_table_is_printed_without_json() {
     let folder = Folder::new();
     let output = replay(&folder.sample(), ["--repeat", "2"]);
     let text = stdout(&output);
     assert!(text.contains("tiled on sim-h200: peak live 5.00 MiB"), "{text}");
+    assert!(text.contains("note: tiled serves, since the device sim-h200 maps tiles"), "{text}");
     assert!(text.contains("policy/op"), "{text}");
     assert_eq!(stderr(&output), "");
 }
@@ -134,7 +161,8 @@ fn unknown_names_list_the_known_ones() {
     let folder = Folder::new();
     let trace = folder.sample();
     let error = replay(&trace, ["--manager", "buddy"]);
-    assert!(refused(&error, 2).contains("the managers are tiled, placed, bucketized, committed"));
+    let error = refused(&error, 2);
+    assert!(error.contains("the managers are tiled, placed, bucketized, committed; or auto"), "{error}");
     let error = replay(&trace, ["--device", "tpu"]);
     let error = refused(&error, 2);
     assert!(error.contains("the devices are ") && error.contains("sim-h200, sim-d3d12, null"), "{error}");

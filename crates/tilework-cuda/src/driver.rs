@@ -61,6 +61,10 @@ pub const NOT_SUPPORTED: Code = 801;
 /// `CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED`.
 pub const STREAM_CAPTURE_UNSUPPORTED: Code = 900;
 
+/// `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR`.
+pub const ATTRIBUTE_CAPABILITY_MAJOR: c_uint = 75;
+/// `CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR`.
+pub const ATTRIBUTE_CAPABILITY_MINOR: c_uint = 76;
 /// `CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED`.
 pub const ATTRIBUTE_MAPS_MEMORY: c_uint = 102;
 /// `CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID`: the node of the host that is next to the GPU; below zero where the host has
@@ -326,6 +330,37 @@ impl Driver {
     /// Each function must keep to what NVIDIA's documentation says of its namesake.
     pub unsafe fn from_functions(functions: Functions) -> Arc<Driver> {
         Arc::new(Driver { functions })
+    }
+
+    /// The CUDA that the driver speaks, major and minor, such as 12 and 9.
+    ///
+    /// # Errors
+    /// What the driver refused.
+    pub fn version(&self) -> Result<(u32, u32), CudaError> {
+        let mut version = 0;
+        // SAFETY: `version` is valid for the write.
+        self.call("cuDriverGetVersion", |f| unsafe { (f.driver_get_version)(&mut version) })?;
+        let version = u32::try_from(version).unwrap_or(0);
+        Ok((version / 1000, version % 1000 / 10))
+    }
+
+    /// How many GPUs there are. Starts the driver, if nobody has.
+    ///
+    /// # Errors
+    /// [`CudaError::NoGpu`], or what the driver refused.
+    pub fn count(&self) -> Result<u32, CudaError> {
+        // SAFETY: no flags are defined, so zero.
+        self.call("cuInit", |f| unsafe { (f.init)(0) }).map_err(|error| match error.code() {
+            Some(NO_DEVICE) => CudaError::NoGpu,
+            _ => error,
+        })?;
+        let mut count = 0;
+        // SAFETY: `count` is valid for the write.
+        self.call("cuDeviceGetCount", |f| unsafe { (f.device_get_count)(&mut count) })?;
+        match u32::try_from(count).unwrap_or(0) {
+            0 => Err(CudaError::NoGpu),
+            count => Ok(count),
+        }
     }
 
     /// Calls one function, named for errors.

@@ -12,9 +12,9 @@ use std::ptr;
 use std::sync::Arc;
 
 use crate::driver::{
-    self, ATTRIBUTE_HOST_NUMA_ID, ATTRIBUTE_MAPS_HOST_MEMORY, ATTRIBUTE_MAPS_MEMORY, AllocationProp,
-    CAPTURE_RELAXED, Code, Context, DeviceHandle, Driver, Functions, GRANULARITY_MINIMUM, Location,
-    NO_DEVICE,
+    self, ATTRIBUTE_CAPABILITY_MAJOR, ATTRIBUTE_CAPABILITY_MINOR, ATTRIBUTE_HOST_NUMA_ID,
+    ATTRIBUTE_MAPS_HOST_MEMORY, ATTRIBUTE_MAPS_MEMORY, AllocationProp, CAPTURE_RELAXED, Code, Context,
+    DeviceHandle, Driver, Functions, GRANULARITY_MINIMUM, Location,
 };
 use crate::error::CudaError;
 
@@ -45,11 +45,6 @@ impl Gpu {
     /// # Errors
     /// [`CudaError::NoGpu`], [`CudaError::NoSuchGpu`], or what the driver refused.
     pub fn open(driver: Arc<Driver>, ordinal: u32) -> Result<Gpu, CudaError> {
-        // SAFETY: no flags are defined, so zero.
-        driver.call("cuInit", |f| unsafe { (f.init)(0) }).map_err(|error| match error.code() {
-            Some(NO_DEVICE) => CudaError::NoGpu,
-            _ => error,
-        })?;
         let handle = find(&driver, ordinal)?;
         let mut total = 0;
         // SAFETY: `total` is valid for the write, `handle` came from the driver.
@@ -108,6 +103,15 @@ impl Gpu {
     /// Whether physical memory can be created apart from address space and mapped to it.
     pub fn maps_memory(&self) -> bool {
         self.maps_memory
+    }
+
+    /// Its compute capability, major and minor, such as 9 and 0.
+    ///
+    /// # Errors
+    /// What the driver refused.
+    pub fn compute_capability(&self) -> Result<(u32, u32), CudaError> {
+        let number = |which| Ok(u32::try_from(attribute(&self.driver, self.handle, which)?).unwrap_or(0));
+        Ok((number(ATTRIBUTE_CAPABILITY_MAJOR)?, number(ATTRIBUTE_CAPABILITY_MINOR)?))
     }
 
     /// Where memory of the host is that can be created and mapped as the GPU's own: next to the GPU. `None` where
@@ -356,13 +360,7 @@ pub(crate) fn tell(outcome: Result<(), CudaError>) {
 }
 
 fn find(driver: &Driver, ordinal: u32) -> Result<DeviceHandle, CudaError> {
-    let mut count = 0;
-    // SAFETY: `count` is valid for the write.
-    driver.call("cuDeviceGetCount", |f| unsafe { (f.device_get_count)(&mut count) })?;
-    let count = u32::try_from(count).unwrap_or(0);
-    if count == 0 {
-        return Err(CudaError::NoGpu);
-    }
+    let count = driver.count()?;
     let number = c_int::try_from(ordinal).ok().filter(|_| ordinal < count);
     let number = number.ok_or(CudaError::NoSuchGpu { ordinal, count })?;
     let mut handle = 0;

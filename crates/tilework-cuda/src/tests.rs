@@ -33,7 +33,7 @@ mod on_the_fake {
         let device = open(Config::default());
         assert_eq!((device.name(), device.caps().tiling), ("cuda:1", true));
         let built = build(Kind::Tiled, device, &Options::default()).unwrap();
-        assert_eq!((built.manager.kind(), built.fallback), (Kind::Tiled, None));
+        assert_eq!((built.manager.kind(), built.serving.fallback()), (Kind::Tiled, None));
     }
 
     #[test]
@@ -42,7 +42,7 @@ mod on_the_fake {
         assert_eq!((device.name(), device.caps().tiling), ("cuda:1", false));
         let built = build(Kind::Tiled, device, &Options::default()).unwrap();
         assert_eq!(built.manager.kind(), Kind::Placed);
-        let fallback = built.fallback.unwrap();
+        let fallback = built.serving.fallback().unwrap();
         for part in ["cuda:1", "cannot map tiles", "placed", "tiled"] {
             assert!(fallback.contains(part), "{fallback}");
         }

@@ -4,7 +4,16 @@ use std::ffi::CStr;
 
 use ash::vk;
 
-use crate::error::VulkanError;
+use crate::error::{VulkanError, answer};
+
+/// The features by which memory is bound to buffers piece by piece.
+const SPARSE: [&str; 3] = ["sparseBinding", "sparseResidencyBuffer", "sparseResidencyAliased"];
+
+/// The feature that gives buffers addresses.
+const ADDRESSES: &str = "bufferDeviceAddress";
+
+/// The feature that no device can do without.
+const TIMELINES: &str = "timelineSemaphore";
 
 /// What matters here of a physical device.
 #[derive(Debug, Clone)]
@@ -50,21 +59,12 @@ impl Abilities {
             return Err(VulkanError::TooOld { what: name, major, minor });
         }
 
-        let mut vulkan12 = vk::PhysicalDeviceVulkan12Features::default();
-        let mut features = vk::PhysicalDeviceFeatures2::default().push_next(&mut vulkan12);
-        // SAFETY: the device speaks 1.2, so it knows the structure that is chained.
-        unsafe { instance.get_physical_device_features2(physical, &mut features) };
-        let sparse = features.features;
-        if vulkan12.timeline_semaphore == vk::FALSE {
-            return Err(VulkanError::Lacks { name, feature: "timelineSemaphore" });
+        // SAFETY: as above.
+        let features = unsafe { features(instance, physical) };
+        if !features.contains(&(TIMELINES, true)) {
+            return Err(VulkanError::Lacks { name, feature: TIMELINES });
         }
-        let lacks = [
-            (sparse.sparse_binding, "sparseBinding"),
-            (sparse.sparse_residency_buffer, "sparseResidencyBuffer"),
-            (sparse.sparse_residency_aliased, "sparseResidencyAliased"),
-        ]
-        .into_iter()
-        .find_map(|(has, feature)| (has == vk::FALSE).then_some(feature));
+        let lacks = SPARSE.into_iter().find(|&feature| !features.contains(&(feature, true)));
 
         let mut maintenance3 = vk::PhysicalDeviceMaintenance3Properties::default();
         let mut maintenance4 = vk::PhysicalDeviceMaintenance4Properties::default();
@@ -75,17 +75,9 @@ impl Abilities {
         // SAFETY: the device speaks the versions that the chained structures are of.
         unsafe { instance.get_physical_device_properties2(physical, &mut properties) };
         let limits = properties.properties.limits;
-        // SAFETY: as above.
-        let extensions =
-            unsafe { instance.enumerate_device_extension_properties(physical) }.map_err(|code| {
-                VulkanError::Refused { function: "vkEnumerateDeviceExtensionProperties", code }
-            })?;
-        let tells_budget = extensions
-            .iter()
-            .any(|extension| extension.extension_name_as_c_str() == Ok(ash::ext::memory_budget::NAME));
         Ok(Abilities {
             name,
-            addresses: vulkan12.buffer_device_address == vk::TRUE,
+            addresses: features.contains(&(ADDRESSES, true)),
             lacks,
             address_space: limits.sparse_address_space_size,
             // Older devices do not tell; what the address space allows bounds it then.
@@ -95,7 +87,8 @@ impl Abilities {
             },
             longest_allocation: maintenance3.max_memory_allocation_size,
             allocations: limits.max_memory_allocation_count.into(),
-            tells_budget,
+            // SAFETY: as above.
+            tells_budget: unsafe { tells_budget(instance, physical) }?,
             // SAFETY: as above.
             memory: unsafe { instance.get_physical_device_memory_properties(physical) },
         })
@@ -108,6 +101,56 @@ impl Abilities {
                 && self.memory.memory_types[index as usize].property_flags.contains(flags)
         })
     }
+}
+
+/// The features that matter here by their names in Vulkan, and whether a device has them. It cannot do without
+/// [`TIMELINES`].
+///
+/// # Safety
+/// As for [`Abilities::read`].
+pub unsafe fn features(instance: &ash::Instance, physical: vk::PhysicalDevice) -> Vec<(&'static str, bool)> {
+    // SAFETY: both are alive, by this function's contract; so in all calls below.
+    let version = unsafe { instance.get_physical_device_properties(physical) }.api_version;
+    let mut vulkan12 = vk::PhysicalDeviceVulkan12Features::default();
+    let mut features = vk::PhysicalDeviceFeatures2::default();
+    if version >= vk::API_VERSION_1_2 {
+        features = features.push_next(&mut vulkan12);
+        // SAFETY: the device speaks 1.2, so it knows the structure that is chained.
+        unsafe { instance.get_physical_device_features2(physical, &mut features) };
+    } else {
+        // SAFETY: as above; an older device may know no structure but the first.
+        features.features = unsafe { instance.get_physical_device_features(physical) };
+    }
+    let plain = features.features;
+    [
+        (SPARSE[0], plain.sparse_binding),
+        (SPARSE[1], plain.sparse_residency_buffer),
+        (SPARSE[2], plain.sparse_residency_aliased),
+        (TIMELINES, vulkan12.timeline_semaphore),
+        (ADDRESSES, vulkan12.buffer_device_address),
+    ]
+    .map(|(name, has)| (name, has == vk::TRUE))
+    .to_vec()
+}
+
+/// Whether a device tells what memory is left.
+///
+/// # Errors
+/// What the driver refused.
+///
+/// # Safety
+/// As for [`Abilities::read`].
+pub unsafe fn tells_budget(
+    instance: &ash::Instance,
+    physical: vk::PhysicalDevice,
+) -> Result<bool, VulkanError> {
+    // SAFETY: both are alive, by this function's contract.
+    let extensions = unsafe { instance.enumerate_device_extension_properties(physical) };
+    let extensions = answer("vkEnumerateDeviceExtensionProperties", extensions)?;
+    let is_it = |extension: &vk::ExtensionProperties| {
+        extension.extension_name_as_c_str() == Ok(ash::ext::memory_budget::NAME)
+    };
+    Ok(extensions.iter().any(is_it))
 }
 
 /// Whether a family of queues can do all that a device does: copy and fill, and bind memory piece by piece if `sparse`.

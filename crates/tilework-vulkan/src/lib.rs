@@ -9,6 +9,7 @@
 //!      │
 //!   gpu      one logical device and its queue; the objects made on it, counted
 //!   abilities, own  what a physical device can do; instance and device of our own
+//!   list     every physical device there is, fit or not
 //! ```
 //!
 //! Nothing of Vulkan is needed to build this crate or a program that uses it: a missing loader is an error of
@@ -31,6 +32,7 @@ mod abilities;
 mod device;
 mod error;
 mod gpu;
+mod list;
 mod order;
 mod own;
 mod staging;
@@ -43,6 +45,7 @@ pub use ash;
 pub use self::device::Vulkan;
 pub use self::error::VulkanError;
 pub use self::gpu::{Live, Parts, Queue};
+pub use self::list::{Physical, list};
 pub use self::view::{Slice, View};
 
 /// The index of the device that a name means: 0 for `vulkan`, N for `vulkan:N`. `None` when the name is not one of a

@@ -98,3 +98,23 @@ fn validation_is_on() {
     let messages = rig.messages.lock().unwrap().clone();
     assert!(messages.iter().any(|text| text.contains("size")), "{messages:?}");
 }
+
+#[test]
+fn every_physical_device_is_listed() {
+    let Some(rig) = Rig::new() else { return };
+    let listed = list().unwrap();
+    // SAFETY: the instance is alive.
+    let there = unsafe { rig.instance.enumerate_physical_devices() }.unwrap();
+    assert_eq!(listed.len(), there.len());
+    for (index, physical) in (0..).zip(&listed) {
+        let opened = open(index);
+        if let Some(unfit) = &physical.unfit {
+            assert_eq!(opened.map(drop).as_ref(), Err(unfit), "{}", physical.name);
+            continue;
+        }
+        assert!(physical.features.iter().all(|(name, has)| *has || *name == "bufferDeviceAddress"));
+        assert!(
+            physical.address_space >= opened.unwrap().caps().max_range_bytes && physical.version >= (1, 2, 0)
+        );
+    }
+}

@@ -71,8 +71,8 @@ impl Subject {
         let (device, witness) = Checked::over(Box::new(device));
         // What is idle goes at the end of the next execution: the more calls there are to fail.
         let options = Options { mapping_age: 1, heap_age: 1, ..Options::default() };
-        let Built { manager, fallback } = build(self.kind, device, &options).expect("a fresh device");
-        assert_eq!(fallback, None);
+        let Built { manager, serving } = build(self.kind, device, &options).expect("a fresh device");
+        assert_eq!(serving.fallback(), None);
         Bed { manager, witness, faults, plan, live: Vec::new(), leftover: 0 }
     }
 

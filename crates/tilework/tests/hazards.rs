@@ -20,8 +20,8 @@ const AGE: u32 = 3;
 /// Tiled with default heaps, so that at most 64 MiB come and go together.
 fn tiled(device: Box<dyn Device>) -> Box<dyn Manager> {
     let options = Options { mapping_age: AGE, heap_age: AGE, ..Options::default() };
-    let Built { manager, fallback } = build(Kind::Tiled, device, &options).expect("a fresh device");
-    assert_eq!(fallback, None);
+    let Built { manager, serving } = build(Kind::Tiled, device, &options).expect("a fresh device");
+    assert_eq!(serving.fallback(), None);
     manager
 }
 

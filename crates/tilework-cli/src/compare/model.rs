@@ -10,10 +10,11 @@ use std::ops::Range;
 use std::path::Path;
 
 use anyhow::bail;
+use tilework::manager::{Choice, Serving};
 use tilework::replay::Observer;
 
-use super::Args;
 use super::process::Process;
+use super::{Args, note};
 use crate::engine::{Subject, Tick, kib_of};
 use crate::exit::Usage;
 use crate::plot::{Line, Panel};
@@ -55,7 +56,7 @@ pub struct Compared {
 struct Lane {
     subject: Subject,
     process: Option<Process>,
-    fallback: Option<String>,
+    serving: Option<Serving>,
     /// The time of each timed run, microseconds.
     us: Vec<f64>,
     /// Of the outputs of each run.
@@ -69,7 +70,7 @@ struct Lane {
 pub fn compare(args: &Args, site: &Site, model: &Path) -> anyhow::Result<Compared> {
     let found = site.library(&args.model_options)?;
     let mut arguments: Vec<OsString> =
-        args.replaying.choice.arguments().into_iter().map(Into::into).collect();
+        args.replaying.managing.arguments().into_iter().map(Into::into).collect();
     arguments.extend(args.model_options.arguments(found.library.path()));
     arguments.push(format!("--device={}", site.name()).into());
     let rounds = u64::from(args.runs.unwrap_or(RUNS));
@@ -134,7 +135,7 @@ pub fn compare(args: &Args, site: &Site, model: &Path) -> anyhow::Result<Compare
         library: format!("ONNX Runtime {}, {}", found.library.version(), found.source),
         lanes,
         in_turn,
-        limited: args.replaying.choice.limit.is_some(),
+        limited: args.replaying.managing.limit.is_some(),
         device: site.name().to_owned(),
         on_gpu: site.is_gpu(),
     })
@@ -145,7 +146,7 @@ impl Lane {
         Lane {
             subject,
             process: None,
-            fallback: None,
+            serving: None,
             us: Vec::new(),
             fingerprints: BTreeSet::new(),
             report: None,
@@ -167,7 +168,7 @@ impl Lane {
     fn load(&mut self, model: &Path, arguments: &[OsString]) -> anyhow::Result<()> {
         self.process = Some(Process::start(model, self.subject, arguments)?);
         match self.ask(&Command::Load)? {
-            Answer::Loaded(loaded) => self.fallback = loaded.fallback,
+            Answer::Loaded(loaded) => self.serving = loaded.serving,
             _ => bail!("a worker answered something else"),
         }
         Ok(())
@@ -279,7 +280,7 @@ impl Compared {
     }
 
     fn row(&self, lane: &Lane) -> Vec<String> {
-        let mut row = vec![lane.subject.label().to_owned()];
+        let mut row = vec![lane.subject.label()];
         let Some(report) = &lane.report else {
             row.push("failed".into());
             row.extend(vec!["-".to_owned(); 7]);
@@ -336,7 +337,9 @@ impl Compared {
         }
         for lane in &self.lanes {
             let label = lane.subject.label();
-            notes.extend(lane.fallback.iter().cloned());
+            if let (Subject::Manager(Choice::Of(asked)), Some(serving)) = (lane.subject, &lane.serving) {
+                notes.extend(note(asked, serving));
+            }
             if let Some(twice) = lane.report.as_ref().and_then(|r| r.counted_twice_bytes)
                 && twice > 1 << 20
                 && !self.on_gpu
@@ -364,7 +367,7 @@ impl Compared {
                     sample.at = event_at(clock, sample.at);
                 }
             }
-            Line { label: (*label).to_owned(), samples }
+            Line { label: label.clone(), samples }
         });
         Panel::of_runs(&title, WARM_UP, lines.collect())
     }

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
-use tilework::manager::Kind;
+use tilework::manager::{Kind, Serving};
 
 use super::{Args, Compared, Details, Measured, Outcome};
 use crate::exit::Usage;
@@ -28,6 +28,8 @@ pub fn compare(args: &Args, input: &Path) -> anyhow::Result<Compared> {
 /// What is used of the object that `replay --json --details` prints.
 #[derive(Deserialize)]
 struct Report {
+    manager: Kind,
+    why: String,
     fallback: Option<String>,
     peak_live_bytes: u64,
     peak_held_bytes: u64,
@@ -66,7 +68,7 @@ fn replay(args: &Args, input: &Path, kind: Kind) -> anyhow::Result<Outcome> {
     match output.status.code() {
         Some(0) => {}
         Some(2) => return Err(Usage(format!("{kind} cannot be run in this way: the reason is above")).into()),
-        Some(_) => return Ok(Outcome { label: kind.to_string(), measured: None }),
+        Some(_) => return Ok(Outcome { asked: kind, label: kind.to_string(), measured: None }),
         None => bail!("the process of {kind} was killed ({}): is there enough memory?", output.status),
     }
     let report: Report = serde_json::from_slice(&output.stdout).context("a child printed something else")?;
@@ -77,13 +79,15 @@ fn replay(args: &Args, input: &Path, kind: Kind) -> anyhow::Result<Outcome> {
         Some(_) => format!("{kind} (fell back)"),
         None => kind.to_string(),
     };
+    let serving = Serving { kind: report.manager, why: report.why, fell_back: report.fallback.is_some() };
     let measured = Measured {
         peak_live_bytes: report.peak_live_bytes,
         peak_held_bytes: report.peak_held_bytes,
         first_us: first.micros(),
         last_us: last.micros(),
         last_calls: last.device_calls.values().sum(),
+        serving,
         details: report.details,
     };
-    Ok(Outcome { label, measured: Some(measured) })
+    Ok(Outcome { asked: kind, label, measured: Some(measured) })
 }

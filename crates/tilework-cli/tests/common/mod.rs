@@ -1,12 +1,13 @@
 //! What the end-to-end tests share.
 #![allow(dead_code, reason = "each test program uses its part")]
 
-use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::{env, fs, process};
 
 use assert_cmd::Command;
+use assert_cmd::assert::OutputAssertExt;
 use assert_cmd::cargo::cargo_bin_cmd;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -48,6 +49,16 @@ impl Folder {
     pub fn sample(&self) -> PathBuf {
         self.trace("sample.csv.gz", EVENTS)
     }
+}
+
+/// A folder with a stand-in for the CUDA driver in it, for LD_LIBRARY_PATH; `data/libcuda.c` tells which variables say
+/// what it finds.
+pub fn driver() -> Folder {
+    let folder = Folder::new();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/libcuda.c");
+    let mut compiler = process::Command::new(env::var_os("CC").unwrap_or_else(|| "cc".into()));
+    compiler.args(["-shared", "-fPIC", "-o"]).arg(folder.path("libcuda.so.1")).arg(source).assert().success();
+    folder
 }
 
 /// `tilework`, with no setting of whoever runs the tests.

@@ -9,13 +9,13 @@ use super::memory::pointer;
 use super::streams::{Copy, HostCall, Way};
 use super::{CAPTURE_MODE, CONTEXTS, Fake, Needs, State, context_of, current, serve};
 use crate::driver::{
-    ACCESS_READ_WRITE, ALLOCATION_PINNED, ATTRIBUTE_HOST_NUMA_ID, ATTRIBUTE_MAPS_HOST_MEMORY,
-    ATTRIBUTE_MAPS_MEMORY, AccessDesc, Address, AllocationProp, CAPTURE_STATUS_ACTIVE, CAPTURE_STATUS_NONE,
-    Code, Context, DEINITIALIZED, DeviceHandle, Event, Functions, HOST_MEMORY_ALREADY_REGISTERED,
-    HOST_MEMORY_NOT_REGISTERED, HostFn, INVALID_CONTEXT, INVALID_DEVICE, INVALID_HANDLE, INVALID_VALUE,
-    LOCATION_DEVICE, Location, MemoryHandle, NO_DEVICE, NOT_INITIALIZED, NOT_READY, NOT_SUPPORTED,
-    OUT_OF_MEMORY, POINTER_ATTRIBUTE_HOST_POINTER, REGISTER_PORTABLE, STREAM_CAPTURE_UNSUPPORTED, SUCCESS,
-    Stream,
+    ACCESS_READ_WRITE, ALLOCATION_PINNED, ATTRIBUTE_CAPABILITY_MAJOR, ATTRIBUTE_CAPABILITY_MINOR,
+    ATTRIBUTE_HOST_NUMA_ID, ATTRIBUTE_MAPS_HOST_MEMORY, ATTRIBUTE_MAPS_MEMORY, AccessDesc, Address,
+    AllocationProp, CAPTURE_STATUS_ACTIVE, CAPTURE_STATUS_NONE, Code, Context, DEINITIALIZED, DeviceHandle,
+    Event, Functions, HOST_MEMORY_ALREADY_REGISTERED, HOST_MEMORY_NOT_REGISTERED, HostFn, INVALID_CONTEXT,
+    INVALID_DEVICE, INVALID_HANDLE, INVALID_VALUE, LOCATION_DEVICE, Location, MemoryHandle, NO_DEVICE,
+    NOT_INITIALIZED, NOT_READY, NOT_SUPPORTED, OUT_OF_MEMORY, POINTER_ATTRIBUTE_HOST_POINTER,
+    REGISTER_PORTABLE, STREAM_CAPTURE_UNSUPPORTED, SUCCESS, Stream,
 };
 
 pub(super) const TABLE: Functions = Functions {
@@ -172,6 +172,8 @@ unsafe extern "system" fn device_get_attribute(out: *mut c_int, attribute: c_uin
     serve("cuDeviceGetAttribute", Needs::Init, |state| {
         state.gpu(device)?;
         let value = match attribute {
+            ATTRIBUTE_CAPABILITY_MAJOR => 9,
+            ATTRIBUTE_CAPABILITY_MINOR => 0,
             ATTRIBUTE_MAPS_MEMORY => c_int::from(state.config.maps_memory),
             ATTRIBUTE_MAPS_HOST_MEMORY => c_int::from(state.config.maps_host_memory),
             ATTRIBUTE_HOST_NUMA_ID => NODE,

@@ -15,6 +15,10 @@ fn a_gpu_tells_what_it_is() {
     assert_eq!((gpu.ordinal(), gpu.name(), gpu.maps_memory()), (1, "Fake GPU", true));
     assert_eq!((gpu.total_bytes(), gpu.granularity()), (4 << 30, Ok(2 << 20)));
     assert_eq!(gpu.free_and_total(), Ok((4 << 30, 4 << 30)));
+    assert_eq!(gpu.compute_capability(), Ok((9, 0)));
+    assert_eq!((gpu.driver().version(), gpu.driver().count()), (Ok((13, 0)), Ok(2)));
+    let none = Fake::new(Config { gpus: 0, ..Config::default() });
+    assert_eq!(none.driver().count(), Err(CudaError::NoGpu));
 }
 
 #[test]

@@ -5,48 +5,33 @@ use crate::error::Result;
 use crate::manager::bucketized::Bucketized;
 use crate::manager::committed::Committed;
 use crate::manager::pool::Pool;
-use crate::manager::{Kind, Manager, Options};
+use crate::manager::{Choice, Kind, Manager, Options, Serving};
 
 /// A manager ready for use.
 pub struct Built {
     /// The manager. Its [`kind`](Manager::kind) is the one that serves.
     pub manager: Box<dyn Manager>,
-    /// When another kind serves than was asked for: one sentence that says which and why, for reports.
-    pub fallback: Option<String>,
+    /// Which that is, and why.
+    pub serving: Serving,
 }
 
-/// Makes a manager of `kind` over `device`, which nothing was taken from yet.
+/// Makes a manager over `device`, which nothing was taken from yet. `choice` is a [`Kind`] or a [`Choice`].
 ///
-/// `tiled` on a device without [tiling](crate::device::Caps::tiling) becomes `placed`, with one warning in
-/// the log and the same sentence in [`Built::fallback`].
+/// [`Choice::serving`] tells which kind serves; it and the reason are in [`Built::serving`] and in the log. `tiled` on
+/// a device without [tiling](crate::device::Caps::tiling) becomes `placed`, and the log has a warning.
 ///
 /// # Errors
 /// [`Error::Device`](crate::Error::Device) when the device refuses what the manager takes at its start.
-pub fn build(kind: Kind, device: Box<dyn Device>, options: &Options) -> Result<Built> {
-    let (serving, fallback) = serving(kind, &*device);
-    if let Some(sentence) = &fallback {
-        tracing::warn!("{sentence}");
-    }
-    let manager: Box<dyn Manager> = match serving {
+pub fn build(choice: impl Into<Choice>, device: Box<dyn Device>, options: &Options) -> Result<Built> {
+    let serving = choice.into().serving(&*device);
+    serving.log();
+    let manager: Box<dyn Manager> = match serving.kind {
         Kind::Tiled => Box::new(Pool::tiled(device, options)),
         Kind::Placed => Box::new(Pool::placed(device, options)),
         Kind::Bucketized => Box::new(Bucketized::new(device, options.rounding)),
         Kind::Committed => Box::new(Committed::new(device)),
     };
-    Ok(Built { manager, fallback })
-}
-
-/// The kind that serves when `kind` is asked for on `device`, and why if it is another.
-pub(crate) fn serving(kind: Kind, device: &dyn Device) -> (Kind, Option<String>) {
-    if kind == Kind::Tiled && !device.caps().tiling {
-        let sentence = format!(
-            "the device {} cannot map tiles: the manager {} serves in place of {kind}",
-            device.name(),
-            Kind::Placed,
-        );
-        return (Kind::Placed, Some(sentence));
-    }
-    (kind, None)
+    Ok(Built { manager, serving })
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! Memory managers: one interface, four ways to serve it, chosen at run time by name.
 //!
-//! [`build`] makes one. The parts that every manager stands on are open to managers of other crates:
+//! [`build`] makes one, by [`Kind`] or by a [`Choice`] that leaves it to the device. The parts that every manager stands on are open to managers of other crates:
 //! [`blocks`] names what is lent, [`memory`] takes from the device and gives back, [`account`] counts.
 
 pub mod account;
 pub mod blocks;
 mod bucketized;
 mod build;
+mod choice;
 mod committed;
 mod fenced;
 pub mod memory;
@@ -16,14 +17,14 @@ mod pool;
 use std::fmt;
 use std::str::FromStr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::device::{Device, RangeId};
 use crate::error::Result;
 
 pub use self::bucketized::Bucketized;
-pub(crate) use self::build::serving;
 pub use self::build::{Built, build};
+pub use self::choice::{Choice, Serving};
 pub use self::committed::Committed;
 pub use self::fenced::Fenced;
 pub use self::options::{Options, Rounding};
@@ -161,7 +162,7 @@ pub trait Manager: Send {
 }
 
 /// The managers there are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// Extents over heaps, wholly free tiles stitched together when no run of bytes fits.

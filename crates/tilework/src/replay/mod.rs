@@ -188,6 +188,7 @@ pub fn replay(
         trace: trace.name().to_owned(),
         manager: manager.kind(),
         device: manager.device().name(),
+        why: None,
         fallback: None,
         peak_live_bytes: passes.iter().map(|p| p.peak_live_bytes).max().unwrap_or(0),
         peak_held_bytes: passes.iter().map(|p| p.peak_held_bytes).max().unwrap_or(0),

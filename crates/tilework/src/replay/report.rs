@@ -14,9 +14,12 @@ pub struct Report {
     pub trace: String,
     /// The manager that served.
     pub manager: Kind,
+    /// Why this one: one sentence. Filled in by who chose it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
     /// The device under it.
     pub device: &'static str,
-    /// Why another manager served than was asked for, when one did. Filled in by who chose it.
+    /// The same sentence, when another manager served than was asked for. Filled in by who chose it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fallback: Option<String>,
     /// The most bytes live in any pass.

@@ -54,7 +54,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::manager::{Block, Kind, Options, Stream, serving};
+use crate::manager::{Block, Choice, Options, Serving, Stream};
 use crate::record::Log;
 
 use self::blocks::Live;
@@ -107,20 +107,20 @@ pub struct Shared {
     /// True iff `log` is a trace.
     recording: AtomicBool,
     log: Mutex<Option<Log>>,
+    serving: Serving,
 }
 
 impl Shared {
     /// A front over `device`, of which nothing was taken yet, and its `streams`.
     ///
-    /// On a device without [tiling](crate::device::Caps::tiling) `placed` serves in place of `tiled`, with one
+    /// [`Choice::Auto`] says what serves: on a device without [tiling](crate::device::Caps::tiling) `placed`, with one
     /// warning in the log.
     ///
     /// # Errors
     /// [`Error::Device`] when the process cannot be watched for forks.
     pub fn new(device: Box<dyn Device>, streams: Box<dyn Streams>, options: &Options) -> Result<Shared> {
-        if let (_, Some(sentence)) = serving(Kind::Tiled, &*device) {
-            tracing::warn!("{sentence}");
-        }
+        let serving = Choice::Auto.serving(&*device);
+        serving.log();
         let pools = Pools::default();
         let depot = Arc::new(Depot::new(device, streams, pools.open()));
         Ok(Shared {
@@ -140,6 +140,7 @@ impl Shared {
             serial: AtomicU64::new(0),
             recording: AtomicBool::new(false),
             log: Mutex::default(),
+            serving,
         })
     }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::lane::Lane;
 use super::{GroupStats, Shared};
 use crate::device::Calls;
-use crate::manager::{Manager, Usage};
+use crate::manager::{Manager, Serving, Usage};
 
 /// What is counted as it goes, over all streams: the figures that programs ask for at every step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -94,6 +94,11 @@ impl Shared {
             if books.pool.is_absent() { books.pool.usage().live - books.pending_bytes } else { 0 }
         };
         self.lanes.iter().map(absent).sum()
+    }
+
+    /// The kind of manager that the lanes have, and why.
+    pub fn serving(&self) -> &Serving {
+        &self.serving
     }
 
     /// What was asked of the device so far. Waits for a call that is under way.
