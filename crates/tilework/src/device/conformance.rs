@@ -98,8 +98,11 @@ macro_rules! __device_conformance {
 #[doc(inline)]
 pub use crate::__device_conformance as device_conformance;
 
-/// Every check by its name, in the order of the suite, for programs that run it without a test harness.
-pub fn checks() -> Vec<(&'static str, fn(Open))> {
+/// A check and its name.
+pub type Check = (&'static str, fn(Open<'_>));
+
+/// Every check, in the order of the suite, for programs that run it without a test harness.
+pub fn checks() -> Vec<Check> {
     let mut checks = Vec::new();
     checks.extend(device_conformance!(@always @list));
     checks.extend(device_conformance!(@strict @list));

@@ -442,8 +442,11 @@ fn property(subject: &Subject, most: usize, holds: impl Fn(&[Op])) {
     }
 }
 
-/// Every check by its name, in the order of the suite, for programs that run it without a test harness.
-pub fn checks() -> Vec<(&'static str, fn(&Subject))> {
+/// A check and its name.
+pub type Check = (&'static str, fn(&Subject));
+
+/// Every check, in the order of the suite, for programs that run it without a test harness.
+pub fn checks() -> Vec<Check> {
     crate::manager_conformance! { @all @list }.to_vec()
 }
 
