@@ -15,6 +15,12 @@ mod checks;
 #[cfg(windows)]
 mod device;
 #[cfg(windows)]
+mod executor;
+#[cfg(windows)]
+mod own;
+#[cfg(windows)]
+mod program;
+#[cfg(windows)]
 mod run;
 
 fn main() -> ExitCode {
