@@ -147,6 +147,40 @@ typedef struct tilework_group_figures {
   uint64_t bytes_in;
 } tilework_group_figures;
 
+// A program's own Vulkan. Set `size` to `sizeof(tilework_vulkan_parts)` and everything else to zero, then the rest.
+typedef struct tilework_vulkan_parts {
+  // `sizeof(tilework_vulkan_parts)`: a later version of this structure is longer.
+  size_t size;
+  // `vkGetInstanceProcAddr`, of the loader.
+  const void *get_instance_proc_addr;
+  // A `VkInstance`, made for Vulkan 1.2 or later.
+  void *instance;
+  // The `VkPhysicalDevice`.
+  void *physical_device;
+  // The `VkDevice` made of it, with the feature `timelineSemaphore`.
+  void *device;
+  // The `VkQueue` that everything is submitted to, and memory bound on.
+  void *queue;
+  // The queue's family: one that copies, and binds sparse memory if `sparse` is set.
+  uint32_t queue_family;
+  // Whether the device was made with `sparseBinding`, `sparseResidencyBuffer` and `sparseResidencyAliased`. Without
+  // them memory is placed and not tiled.
+  bool sparse;
+  // Whether the device was made with `bufferDeviceAddress`: then addresses are the GPU's own.
+  bool buffer_addresses;
+} tilework_vulkan_parts;
+
+// Where an address is.
+typedef struct tilework_vulkan_slice {
+  // The `VkBuffer` to name in descriptors and copies. It is the manager's.
+  uint64_t buffer;
+  // Where in the buffer, bytes.
+  uint64_t offset;
+  // A number of the buffer's that is never another's: what was recorded for a block holds while this and the offset
+  // are the same.
+  uint64_t range;
+} tilework_vulkan_slice;
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -347,6 +381,59 @@ enum tilework_status tilework_group_stats(tilework_manager *manager,
 enum tilework_status tilework_set_hosting(tilework_manager *manager,
                                           uint64_t pinned_bytes,
                                           const char *directory);
+
+// Makes a manager on a Vulkan device of the program's and stores its handle. The options' device may be null, or
+// "vulkan".
+//
+// Memory is mapped and unmapped on the queue, without a wait of the host. A submission that uses blocks waits for
+// `tilework_vulkan_ready`, and `tilework_vulkan_used_by` is told of its end; then blocks may be freed while it is
+// queued, and later work of the queue uses the memory behind a memory barrier. Streams are names only: there is one
+// queue. While another thread may be inside a function of this manager, submit by `tilework_vulkan_submit`.
+//
+// # Safety
+// `options` must point to the structure, with its `size` set and its texts null or terminated. `parts` must point to
+// the structure, with its `size` set: all parts null or alive, of one another, as their descriptions say, until
+// `tilework_destroy` has returned. `out` must be null or valid for a write.
+enum tilework_status tilework_create_on_vulkan(const struct tilework_options *options,
+                                               const struct tilework_vulkan_parts *parts,
+                                               tilework_manager **out);
+
+// Stores the buffer that a live block's address lies in, and where.
+//
+// # Safety
+// `out` must be null or valid for a write.
+enum tilework_status tilework_vulkan_find(tilework_manager *manager,
+                                          uint64_t address,
+                                          struct tilework_vulkan_slice *out);
+
+// Stores a timeline `VkSemaphore` of the manager's, and the value it has once everything is mapped that was allocated
+// so far. A submission that uses blocks waits for it, at all stages.
+//
+// # Safety
+// `semaphore` and `value` must each be null or valid for a write.
+enum tilework_status tilework_vulkan_ready(tilework_manager *manager,
+                                           uint64_t *semaphore,
+                                           uint64_t *value);
+
+// Tells that what was submitted so far has used the manager's memory for the last time when the timeline `VkSemaphore`
+// has `value`. What is unmapped from here on waits for it, on the device. Per semaphore the greatest value counts.
+//
+// # Safety
+// `semaphore` must be one of the device's and live until `tilework_destroy` has returned. Something must have been
+// submitted that signals the value and waits for nothing that comes after it.
+enum tilework_status tilework_vulkan_used_by(tilework_manager *manager,
+                                             uint64_t semaphore,
+                                             uint64_t value);
+
+// `vkQueueSubmit`, while no other thread of this manager's binds on the queue: `count` structures `VkSubmitInfo` at
+// `submits`, and a `VkFence` or 0.
+//
+// # Safety
+// As for `vkQueueSubmit`; who submits to the queue otherwise keeps out of it meanwhile.
+enum tilework_status tilework_vulkan_submit(tilework_manager *manager,
+                                            uint32_t count,
+                                            const void *submits,
+                                            uint64_t fence);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -3,7 +3,7 @@
 //! ```text
 //!   include/tilework.h                  python/tilework
 //!        │                                   │
-//!   manager    managers by handle       torch    the functions that PyTorch calls,
+//!   manager, groups, vulkan             torch    the functions that PyTorch calls,
 //!        │                                   │    one shared manager for each GPU
 //!        │                              ort      the allocators that ONNX Runtime calls,
 //!        │                                   │    over the same managers and one for the host
@@ -28,3 +28,4 @@ mod ort;
 mod symbols;
 #[cfg(target_os = "linux")]
 mod torch;
+mod vulkan;

@@ -10,6 +10,7 @@ use tilework::shared::{Filter, PoolId, Shared};
 use crate::call::{self, Failure, Result, TileworkStatus, status};
 use crate::handles;
 use crate::open::{self, Settings};
+use crate::vulkan;
 
 /// A manager. Its functions may be called from any thread.
 pub struct TileworkManager;
@@ -196,7 +197,11 @@ pub unsafe extern "C" fn tilework_create(
 #[unsafe(no_mangle)]
 pub extern "C" fn tilework_destroy(manager: *mut TileworkManager) -> TileworkStatus {
     // What it drops may take the device a while.
-    status(|| handles::remove(manager.addr()).map(drop))
+    status(|| {
+        handles::remove(manager.addr()).map(drop)?;
+        vulkan::forget(manager.addr());
+        Ok(())
+    })
 }
 
 /// Serves a request of `bytes` for work on `stream` and stores its address. The contents are undefined.

@@ -64,12 +64,10 @@ fn open(name: &str) -> Result<(Box<dyn Device>, Box<dyn Streams>)> {
         None if tilework::device::NAMES.contains(&name) => {
             Ok((tilework::device::open(name).map_err(|e| failed(e.to_string()))?, Box::new(InOrder)))
         }
-        // Unmapping waits, on the device, for uses that it is told of, and C has no word for that yet.
+        // Unmapping waits, on the device, for uses that it is told of: the program has to have the queue.
         None if tilework_vulkan::index(name).is_some() => Err(Failure::new(
             TileworkStatus::Unsupported,
-            format!(
-                "{name} has no streams that a C program could name: use it from Rust, by tilework-vulkan"
-            ),
+            format!("{name} is the program's own to open: use tilework_create_on_vulkan"),
         )),
         None => {
             let known = tilework::device::NAMES.join(", ");
@@ -86,7 +84,7 @@ mod tests {
     #[test]
     fn what_cannot_be_opened_is_named() {
         for (name, status, says) in [
-            ("vulkan:1", TileworkStatus::Unsupported, "vulkan:1 has no streams"),
+            ("vulkan:1", TileworkStatus::Unsupported, "use tilework_create_on_vulkan"),
             ("vulkan:x", TileworkStatus::InvalidArgument, "unknown device \"vulkan:x\""),
         ] {
             let Err(failure) = shared(name, &Settings::default()) else { panic!("{name} was opened") };

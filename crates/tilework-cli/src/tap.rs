@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tilework::device::Device;
-use tilework::manager::{Block, BlockId, Kind, Manager, Stats, Stream, Usage};
+use tilework::manager::{Block, BlockId, Kind, Manager, Rounding, Stats, Stream, Usage};
 use tilework::record::Recorder;
 use tilework::{Error, Result};
 
@@ -129,6 +129,10 @@ impl Manager for Tap {
         self.inner_mut().free(id)?;
         self.read();
         Ok(())
+    }
+
+    fn set_rounding(&mut self, rounding: Rounding) {
+        self.inner_mut().set_rounding(rounding);
     }
 
     fn end_of_execution(&mut self) -> Result<()> {

@@ -90,29 +90,8 @@ impl Probe {
 
     /// The suite that every device must pass.
     fn conformance(&mut self, ordinal: u32) {
-        use conformance::*;
-        let open: Open = &move || Box::new(cuda(ordinal));
-        type Check = fn(Open<'_>);
-        let checks: [(&str, Check); 17] = [
-            ("life_cycle", life_cycle),
-            ("ranges_are_aligned_and_disjoint", ranges_are_aligned_and_disjoint),
-            ("ids_are_fresh", ids_are_fresh),
-            ("aliases_agree", aliases_agree),
-            ("contents_follow_the_heap", contents_follow_the_heap),
-            ("a_part_is_remapped_beside_others", a_part_is_remapped_beside_others),
-            ("memory_is_zero_when_created", memory_is_zero_when_created),
-            ("requests_beyond_the_device_fail", requests_beyond_the_device_fail),
-            ("held_bytes_follow_the_heaps", held_bytes_follow_the_heaps),
-            ("heaps_on_the_host_are_used_as_the_others", heaps_on_the_host_are_used_as_the_others),
-            ("calls_are_counted", calls_are_counted),
-            ("what_breaks_a_rule_is_refused", what_breaks_a_rule_is_refused),
-            ("a_refused_map_has_no_effect", a_refused_map_has_no_effect),
-            ("offsets_are_as_the_caps_say", offsets_are_as_the_caps_say),
-            ("access_comes_before_use", access_comes_before_use),
-            ("use_is_refused_where_nothing_is_mapped", use_is_refused_where_nothing_is_mapped),
-            ("random_calls_match_a_shadow", |open| random_calls_match_a_shadow(open, true)),
-        ];
-        for (name, check) in checks {
+        let open: conformance::Open = &move || Box::new(cuda(ordinal));
+        for (name, check) in conformance::checks() {
             self.check(name, || check(open));
         }
     }

@@ -6,8 +6,14 @@ use ash::vk;
 
 use crate::error::{VulkanError, answer};
 
-/// The feature that a device may do without.
+/// The features by which memory is bound to buffers piece by piece.
+const SPARSE: [&str; 3] = ["sparseBinding", "sparseResidencyBuffer", "sparseResidencyAliased"];
+
+/// The feature that gives buffers addresses.
 const ADDRESSES: &str = "bufferDeviceAddress";
+
+/// The feature that no device can do without.
+const TIMELINES: &str = "timelineSemaphore";
 
 /// What matters here of a physical device.
 #[derive(Debug, Clone)]
@@ -16,6 +22,8 @@ pub struct Abilities {
     pub name: String,
     /// Whether buffers have addresses that shaders can use.
     pub addresses: bool,
+    /// The feature that lacks for binding memory to buffers piece by piece.
+    pub lacks: Option<&'static str>,
     /// The most address space that all sparse resources may have together, bytes.
     pub address_space: u64,
     /// The longest buffer, bytes.
@@ -34,7 +42,7 @@ impl Abilities {
     /// Reads them.
     ///
     /// # Errors
-    /// [`VulkanError::TooOld`], [`VulkanError::NoSparse`], or what the driver refused.
+    /// [`VulkanError::TooOld`], [`VulkanError::Lacks`], or what the driver refused.
     ///
     /// # Safety
     /// `instance` must be alive and made for Vulkan 1.2 or later, and `physical` one of its devices.
@@ -53,9 +61,10 @@ impl Abilities {
 
         // SAFETY: as above.
         let features = unsafe { features(instance, physical) };
-        if let Some(&(feature, _)) = features.iter().find(|(name, has)| !has && *name != ADDRESSES) {
-            return Err(VulkanError::NoSparse { name, feature });
+        if !features.contains(&(TIMELINES, true)) {
+            return Err(VulkanError::Lacks { name, feature: TIMELINES });
         }
+        let lacks = SPARSE.into_iter().find(|&feature| !features.contains(&(feature, true)));
 
         let mut maintenance3 = vk::PhysicalDeviceMaintenance3Properties::default();
         let mut maintenance4 = vk::PhysicalDeviceMaintenance4Properties::default();
@@ -69,6 +78,7 @@ impl Abilities {
         Ok(Abilities {
             name,
             addresses: features.contains(&(ADDRESSES, true)),
+            lacks,
             address_space: limits.sparse_address_space_size,
             // Older devices do not tell; what the address space allows bounds it then.
             longest_buffer: match maintenance4.max_buffer_size {
@@ -93,8 +103,8 @@ impl Abilities {
     }
 }
 
-/// The features that matter here by their names in Vulkan, and whether a device has them. It may do without
-/// [`ADDRESSES`] only.
+/// The features that matter here by their names in Vulkan, and whether a device has them. It cannot do without
+/// [`TIMELINES`].
 ///
 /// # Safety
 /// As for [`Abilities::read`].
@@ -113,10 +123,10 @@ pub unsafe fn features(instance: &ash::Instance, physical: vk::PhysicalDevice) -
     }
     let plain = features.features;
     [
-        ("sparseBinding", plain.sparse_binding),
-        ("sparseResidencyBuffer", plain.sparse_residency_buffer),
-        ("sparseResidencyAliased", plain.sparse_residency_aliased),
-        ("timelineSemaphore", vulkan12.timeline_semaphore),
+        (SPARSE[0], plain.sparse_binding),
+        (SPARSE[1], plain.sparse_residency_buffer),
+        (SPARSE[2], plain.sparse_residency_aliased),
+        (TIMELINES, vulkan12.timeline_semaphore),
         (ADDRESSES, vulkan12.buffer_device_address),
     ]
     .map(|(name, has)| (name, has == vk::TRUE))
@@ -143,9 +153,10 @@ pub unsafe fn tells_budget(
     Ok(extensions.iter().any(is_it))
 }
 
-/// Whether a family of queues can do all that a device does: bind sparse memory, copy and fill.
-pub fn is_fit(family: &vk::QueueFamilyProperties) -> bool {
+/// Whether a family of queues can do all that a device does: copy and fill, and bind memory piece by piece if `sparse`.
+pub fn is_fit(family: &vk::QueueFamilyProperties, sparse: bool) -> bool {
     // Families that draw or compute can copy, whether they say so or not.
     let copies = vk::QueueFlags::TRANSFER | vk::QueueFlags::COMPUTE | vk::QueueFlags::GRAPHICS;
-    family.queue_flags.contains(vk::QueueFlags::SPARSE_BINDING) && family.queue_flags.intersects(copies)
+    let binds = family.queue_flags.contains(vk::QueueFlags::SPARSE_BINDING);
+    (binds || !sparse) && family.queue_flags.intersects(copies)
 }

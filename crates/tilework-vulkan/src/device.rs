@@ -1,12 +1,13 @@
-//! A Vulkan device whose sparse buffers take memory piece by piece.
+//! A Vulkan device: sparse buffers that take memory piece by piece, or, where it has none, plain ones that take a whole
+//! heap each.
 //!
-//! | trait | Vulkan |
-//! |---|---|
-//! | `reserve`, `unreserve` | a sparse `VkBuffer`, destroyed once what is queued has passed |
-//! | `create`, `release` | a `VkDeviceMemory`, zeroed on the queue; freed once what is queued has passed |
-//! | `map` | one `vkQueueBindSparse`, binds that continue each other made one |
-//! | `unmap` | one `vkQueueBindSparse` of nothing, behind the last use that was told of |
-//! | `read`, `write` | copies through a staging buffer; the host waits |
+//! | trait | sparse | plain |
+//! |---|---|---|
+//! | `reserve`, `unreserve` | a sparse `VkBuffer`, destroyed once what is queued has passed | a name |
+//! | `create`, `release` | a `VkDeviceMemory`, zeroed on the queue; freed once what is queued has passed | the same |
+//! | `map` | one `vkQueueBindSparse`, binds that continue each other made one | a `VkBuffer`, bound at once |
+//! | `unmap` | one `vkQueueBindSparse` of nothing, behind the last use that was told of | the buffer destroyed behind it |
+//! | `read`, `write` | copies through a staging buffer; the host waits | the same |
 //!
 //! The queue does it all, each after what came before ([`order`](crate::order)); but for `read` and `write` the host
 //! waits only where memory or address space that is still buried lacks.
@@ -14,10 +15,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use ash::vk;
+use ash::vk::{self, Handle};
 use rustc_hash::FxHashMap;
 use tilework::device::books::{Books, no_host_heaps};
-use tilework::device::{Bind, Call, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
+use tilework::device::{Aliasing, Bind, Call, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
 
 use crate::error::{VulkanError, answer};
 use crate::gpu::{Gpu, Parts};
@@ -58,7 +59,7 @@ impl Vulkan {
     /// `vkEnumeratePhysicalDevices` counts.
     ///
     /// # Errors
-    /// When there is no loader, no such device, or none that binds sparse memory; when the driver refuses.
+    /// When there is no loader, no such device, or none that is fit; when the driver refuses.
     pub fn open(index: u32) -> Result<Vulkan, VulkanError> {
         let own = Own::new(index)?;
         // SAFETY: made by `Own` as is asked for, with every feature, and owned by the parts.
@@ -70,15 +71,14 @@ impl Vulkan {
     /// A device on an instance, a device and a queue of the user's.
     ///
     /// # Errors
-    /// When the device or the queue's family cannot bind sparse memory, or is too old; when the driver refuses.
+    /// When the device or the queue's family cannot do what the parts say, or is too old; when the driver refuses.
     /// Nothing of ours is left then.
     ///
     /// # Safety
     /// * All parts are alive, belong together, and stay alive until `owner` is dropped: that is when this device and
     ///   all its [views](View) are gone. An owner that holds the user's own objects makes sure of it.
-    /// * The instance was made for Vulkan 1.2 or later; the device with the features `sparseBinding`,
-    ///   `sparseResidencyBuffer`, `sparseResidencyAliased` and `timelineSemaphore`, and with `bufferDeviceAddress` if
-    ///   `addresses` says so.
+    /// * The instance was made for Vulkan 1.2 or later; the device with the feature `timelineSemaphore`, and with those
+    ///   that `sparse` and `addresses` say it has.
     /// * The queue is of the family that is named. Whoever else submits to it, or waits for it to be idle, holds the
     ///   lock around it meanwhile; and who waits for the device to be idle, too.
     pub unsafe fn over(parts: Parts) -> Result<Vulkan, VulkanError> {
@@ -90,7 +90,12 @@ impl Vulkan {
     pub(crate) fn on(gpu: Gpu) -> Result<Vulkan, VulkanError> {
         let gpu = Arc::new(gpu);
         let order = Arc::new(Order::new(Arc::clone(&gpu))?);
-        let longest = gpu.abilities.longest_buffer.min(gpu.abilities.address_space / LONGEST_RANGES);
+        let together = if gpu.sparse {
+            gpu.abilities.address_space / LONGEST_RANGES
+        } else {
+            gpu.abilities.longest_allocation
+        };
+        let longest = gpu.abilities.longest_buffer.min(together);
         let max_range_bytes = longest.saturating_sub(slack(&gpu)) / gpu.tile_bytes * gpu.tile_bytes;
         if max_range_bytes == 0 {
             let reason = format!("the longest has {longest} bytes");
@@ -98,13 +103,14 @@ impl Vulkan {
         }
         let caps = Caps {
             tile_bytes: gpu.tile_bytes,
-            tiling: true,
-            partial_maps: true,
+            tiling: gpu.sparse,
+            partial_maps: gpu.sparse,
             needs_access: false,
             max_range_bytes,
             memory: true,
             capacity_bytes: Some(gpu.total_bytes()),
             host_heaps: false,
+            aliasing: Aliasing::MemoryBarrier,
         };
         Ok(Vulkan {
             name: device_name(0),
@@ -135,12 +141,19 @@ impl Vulkan {
         self.order.gpu()
     }
 
-    /// A sparse buffer with room for a range of `bytes`, and the first address of that range.
+    /// A place for a range of `bytes`, and its first address: a sparse buffer with room for it, or a name for one that
+    /// is made when memory is there.
     fn make_place(&mut self, bytes: u64) -> Result<(Place, u64), VulkanError> {
+        // The id is known once the books have it.
+        let id = RangeId(u64::MAX);
         let gpu = self.order.gpu();
+        if !gpu.sparse {
+            let place = Place { id, buffer: vk::Buffer::null(), base: 0, bytes, buffer_bytes: 0 };
+            return Ok((place, self.make_name(bytes)));
+        }
         let buffer_bytes = bytes + slack(gpu);
         self.order.take_address_space(buffer_bytes)?;
-        let made = gpu.create_sparse(buffer_bytes).and_then(|buffer| {
+        let made = gpu.create_for_range(buffer_bytes).and_then(|buffer| {
             let address = self.check_buffer(buffer).inspect_err(|_| gpu.destroy_buffer(buffer))?;
             Ok((buffer, address))
         });
@@ -148,15 +161,17 @@ impl Vulkan {
         let tile = gpu.tile_bytes;
         let (address, base) = match found {
             Some(address) => (address.next_multiple_of(tile), address.next_multiple_of(tile) - address),
-            None => {
-                let address = self.next_address;
-                // A tile apart, so that no two touch.
-                self.next_address = address + bytes + tile;
-                (address, 0)
-            }
+            None => (self.make_name(bytes), 0),
         };
-        // The id is known once the books have it.
-        Ok((Place { id: RangeId(u64::MAX), buffer, base, bytes, buffer_bytes }, address))
+        Ok((Place { id, buffer, base, bytes, buffer_bytes }, address))
+    }
+
+    /// An address that only names a place of `bytes`.
+    fn make_name(&mut self, bytes: u64) -> u64 {
+        let address = self.next_address;
+        // A tile apart, so that no two touch.
+        self.next_address = address + bytes + self.gpu().tile_bytes;
+        address
     }
 
     /// The buffer's address, where there are such. Refuses a buffer that memory cannot be bound to by tiles.
@@ -202,7 +217,8 @@ impl Vulkan {
         queued
     }
 
-    fn fill(&self, buffer: vk::Buffer, memory: vk::DeviceMemory, bytes: u64) -> Result<(), VulkanError> {
+    /// Gives a new plain buffer all of a heap.
+    fn back(&self, buffer: vk::Buffer, memory: vk::DeviceMemory, bytes: u64) -> Result<(), VulkanError> {
         let gpu = self.gpu();
         let wants = gpu.requirements(buffer);
         if wants.size > bytes || wants.memory_type_bits & (1 << gpu.memory_type) == 0 {
@@ -211,7 +227,11 @@ impl Vulkan {
         }
         // SAFETY: the buffer is new and not bound; the memory is as long and of a type as it wants.
         let bound = unsafe { gpu.device.bind_buffer_memory(buffer, memory, 0) };
-        answer("vkBindBufferMemory", bound)?;
+        answer("vkBindBufferMemory", bound)
+    }
+
+    fn fill(&self, buffer: vk::Buffer, memory: vk::DeviceMemory, bytes: u64) -> Result<(), VulkanError> {
+        self.back(buffer, memory, bytes)?;
         // SAFETY: the buffer is for such commands and has memory; it is destroyed, and the memory freed, only through
         // graves that are dug later.
         let filled = unsafe {
@@ -226,6 +246,25 @@ impl Vulkan {
     fn place(&self, range: Range) -> Place {
         let (place, _) = self.places.find(range.address).expect("each range has a place");
         place
+    }
+
+    /// Makes the plain buffer of a range, over all of a heap.
+    fn bind_plain(&self, range: Range, memory: vk::DeviceMemory) -> Result<(), VulkanError> {
+        let gpu = self.gpu();
+        let buffer = gpu.create_for_range(range.bytes)?;
+        self.back(buffer, memory, range.bytes).inspect_err(|_| gpu.destroy_buffer(buffer))?;
+        self.places.insert(range.address, Place { buffer, ..self.place(range) });
+        Ok(())
+    }
+
+    /// Destroys the plain buffer of a range, behind the uses that were told of.
+    fn unbind_plain(&self, range: Range) -> Result<(), VulkanError> {
+        // SAFETY: nothing is recorded.
+        unsafe { self.order.submit(After::Uses, |_, _| {}) }?;
+        let place = self.place(range);
+        self.places.insert(range.address, Place { buffer: vk::Buffer::null(), ..place });
+        self.order.bury(Dead::Buffer(place.buffer));
+        Ok(())
     }
 
     /// Queues `binds`, or their absence.
@@ -326,7 +365,7 @@ impl Device for Vulkan {
 
     fn unreserve(&mut self, range: RangeId) -> Result<(), DeviceError> {
         let gone = self.books.unreserve(range)?;
-        if let Some(place) = self.places.remove(gone.address) {
+        if let Some(place) = self.places.remove(gone.address).filter(|place| !place.buffer.is_null()) {
             let dead = Dead::Sparse(place.buffer, place.buffer_bytes);
             timed(&mut self.calls.nanos, || self.order.bury(dead));
         }
@@ -369,9 +408,11 @@ impl Device for Vulkan {
         if binds.is_empty() {
             return Ok(());
         }
-        let pieces = merged(binds, &self.heaps);
         let mut nanos = 0;
-        let bound = timed(&mut nanos, || self.bind(whole, &pieces, After::Earlier));
+        let bound = timed(&mut nanos, || match binds {
+            [bind] if !self.gpu().sparse => self.bind_plain(whole, self.heaps[&bind.heap]),
+            _ => self.bind(whole, &merged(binds, &self.heaps), After::Earlier),
+        });
         self.calls.nanos += nanos;
         self.calls.map += 1;
         let bytes = binds.iter().map(|bind| bind.bytes).sum();
@@ -390,7 +431,10 @@ impl Device for Vulkan {
         let whole = self.books.range(CALL, range)?;
         let nothing = vk::SparseMemoryBind { resource_offset: offset, size: bytes, ..Default::default() };
         let mut nanos = 0;
-        let unbound = timed(&mut nanos, || self.bind(whole, &[nothing], After::Uses));
+        let unbound = timed(&mut nanos, || match self.gpu().sparse {
+            true => self.bind(whole, &[nothing], After::Uses),
+            false => self.unbind_plain(whole),
+        });
         self.calls.nanos += nanos;
         self.calls.unmap += 1;
         unbound.map_err(|error| error.failed(CALL))?;
@@ -449,7 +493,7 @@ impl Drop for Vulkan {
         self.order.finish();
         let gpu = self.order.gpu();
         // Nothing queued names any of it any more; what is bound goes with its buffer.
-        for place in self.places.drain() {
+        for place in self.places.drain().into_iter().filter(|place| !place.buffer.is_null()) {
             gpu.destroy_buffer(place.buffer);
             self.order.give_address_space(place.buffer_bytes);
         }
@@ -464,8 +508,6 @@ impl Drop for Vulkan {
 
 #[cfg(test)]
 mod tests {
-    use ash::vk::Handle;
-
     use super::*;
 
     #[test]

@@ -37,21 +37,23 @@ pub enum VulkanError {
         minor: u32,
     },
     /// The device lacks a feature.
-    #[error("{name} cannot map memory to buffers piece by piece: it lacks {feature}; use another device")]
-    NoSparse {
+    #[error("{name} cannot be used: it lacks {feature}; use another device")]
+    Lacks {
         /// The device's name.
         name: String,
         /// The feature's name in `VkPhysicalDeviceFeatures` or its extensions.
         feature: &'static str,
     },
-    /// No queue, or not the one that was given, can bind memory and copy.
-    #[error("{what} can not both bind sparse memory and copy; use a queue of a family that can")]
-    NoSparseQueue {
+    /// No queue, or not the one that was given, can do what is needed.
+    #[error(
+        "{what} can not copy, or not bind sparse memory where the device has it; use a queue of a family that can"
+    )]
+    NoQueue {
         /// The family that was given, or all of the device's.
         what: String,
     },
-    /// The device's sparse buffers ask for something that this crate has no answer to.
-    #[error("{name} has sparse buffers that cannot be used: {reason}")]
+    /// The device's buffers ask for something that this crate has no answer to.
+    #[error("{name} has buffers that cannot be used: {reason}")]
     Unusable {
         /// The device's name.
         name: String,

@@ -35,11 +35,14 @@ pub struct Parts {
     pub physical: vk::PhysicalDevice,
     /// The device.
     pub device: ash::Device,
-    /// The family of `queue`: one that binds sparse memory, and copies.
+    /// The family of `queue`: one that copies, and binds sparse memory if `sparse` says so.
     pub family: u32,
     /// The queue that memory is bound on.
     pub queue: Queue,
-    /// Whether the device was made with the feature `bufferDeviceAddress`.
+    /// Whether the device was made with the features `sparseBinding`, `sparseResidencyBuffer` and
+    /// `sparseResidencyAliased`. Without them memory is placed, not tiled.
+    pub sparse: bool,
+    /// Whether the device was made with the feature `bufferDeviceAddress`. Not used without `sparse`.
     pub addresses: bool,
     /// What keeps the others alive; dropped once nothing of them is used any more.
     pub owner: Box<dyn Any + Send + Sync>,
@@ -61,9 +64,10 @@ pub struct Gpu {
     pub device: ash::Device,
     pub family: u32,
     pub queue: Queue,
+    pub sparse: bool,
     pub addresses: bool,
     pub abilities: Abilities,
-    /// What offsets of sparse memory are multiples of, bytes.
+    /// What offsets of memory in buffers are multiples of, bytes.
     pub alignment: u64,
     pub tile_bytes: u64,
     /// Of the heaps.
@@ -78,20 +82,23 @@ impl Gpu {
     /// Looks at the parts and takes them over.
     ///
     /// # Errors
-    /// Those of [`Abilities::read`], [`VulkanError::NoSparseQueue`], [`VulkanError::Unusable`], or what the driver
+    /// Those of [`Abilities::read`], [`VulkanError::NoQueue`], [`VulkanError::Unusable`], or what the driver
     /// refused; nothing is left then.
     ///
     /// # Safety
     /// As for [`Vulkan::over`](crate::Vulkan::over).
     pub unsafe fn new(parts: Parts) -> Result<Gpu, VulkanError> {
-        let Parts { instance, physical, device, family, queue, addresses, owner } = parts;
+        let Parts { instance, physical, device, family, queue, sparse, addresses, owner } = parts;
         // SAFETY: alive and new enough, by this function's contract.
         let abilities = unsafe { Abilities::read(&instance, physical) }?;
+        if let (true, Some(feature)) = (sparse, abilities.lacks) {
+            return Err(VulkanError::Lacks { name: abilities.name, feature });
+        }
         // SAFETY: alive, by this function's contract.
         let families = unsafe { instance.get_physical_device_queue_family_properties(physical) };
-        if !families.get(family as usize).is_some_and(is_fit) {
+        if !families.get(family as usize).is_some_and(|family| is_fit(family, sparse)) {
             let what = format!("queue family {family} of {}", abilities.name);
-            return Err(VulkanError::NoSparseQueue { what });
+            return Err(VulkanError::NoQueue { what });
         }
         let mut gpu = Gpu {
             instance,
@@ -99,7 +106,9 @@ impl Gpu {
             device,
             family,
             queue,
-            addresses,
+            sparse,
+            // A range has a buffer only while it is mapped then, and so no address of its own.
+            addresses: addresses && sparse,
             abilities,
             alignment: 1,
             tile_bytes: SHORTEST_TILE,
@@ -112,28 +121,28 @@ impl Gpu {
         Ok(gpu)
     }
 
-    /// Finds out which memory sparse buffers take, and how it is aligned, on a buffer of one tile. What plain buffers
-    /// take matters, too: heaps are zeroed through one.
+    /// Finds out which memory the buffers of ranges take, and how it is aligned, on one of a tile. What buffers for
+    /// copies take matters, too: heaps are zeroed through one.
     fn probe(&mut self) -> Result<(), VulkanError> {
-        let sparse = self.create_sparse(SHORTEST_TILE)?;
-        let of_sparse = self.requirements(sparse);
-        self.destroy_buffer(sparse);
+        let range = self.create_for_range(SHORTEST_TILE)?;
+        let of_range = self.requirements(range);
+        self.destroy_buffer(range);
         let plain = self.create_buffer(SHORTEST_TILE, vk::BufferUsageFlags::TRANSFER_DST)?;
         let of_plain = self.requirements(plain);
         self.destroy_buffer(plain);
         let unusable = |reason: String| VulkanError::Unusable { name: self.abilities.name.clone(), reason };
-        if !of_sparse.alignment.is_power_of_two() {
-            return Err(unusable(format!("their alignment is {}", of_sparse.alignment)));
+        if !of_range.alignment.is_power_of_two() {
+            return Err(unusable(format!("their alignment is {}", of_range.alignment)));
         }
-        let mask = of_sparse.memory_type_bits & of_plain.memory_type_bits;
+        let mask = of_range.memory_type_bits & of_plain.memory_type_bits;
         let memory_type = self
             .abilities
             .memory_type(mask, vk::MemoryPropertyFlags::DEVICE_LOCAL)
             .or_else(|| self.abilities.memory_type(mask, vk::MemoryPropertyFlags::empty()))
             .ok_or_else(|| unusable("no type of memory serves them and other buffers".to_owned()))?;
         self.memory_type = memory_type;
-        self.alignment = of_sparse.alignment;
-        self.tile_bytes = SHORTEST_TILE.max(of_sparse.alignment);
+        self.alignment = of_range.alignment;
+        self.tile_bytes = SHORTEST_TILE.max(of_range.alignment);
         Ok(())
     }
 
@@ -171,11 +180,15 @@ impl Gpu {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A sparse buffer of `bytes` to which memory may be bound piece by piece, here and elsewhere.
-    pub fn create_sparse(&self, bytes: u64) -> Result<vk::Buffer, VulkanError> {
-        let flags = vk::BufferCreateFlags::SPARSE_BINDING
-            | vk::BufferCreateFlags::SPARSE_RESIDENCY
-            | vk::BufferCreateFlags::SPARSE_ALIASED;
+    /// A buffer of `bytes` for what blocks may be used for; a sparse one, to which memory may be bound piece by piece,
+    /// here and elsewhere, where the device has such.
+    pub fn create_for_range(&self, bytes: u64) -> Result<vk::Buffer, VulkanError> {
+        let mut flags = vk::BufferCreateFlags::empty();
+        if self.sparse {
+            flags = vk::BufferCreateFlags::SPARSE_BINDING
+                | vk::BufferCreateFlags::SPARSE_RESIDENCY
+                | vk::BufferCreateFlags::SPARSE_ALIASED;
+        }
         let mut usage = USAGE;
         if self.addresses {
             usage |= vk::BufferUsageFlags::SHADER_DEVICE_ADDRESS;

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 
 use ash::vk;
 
-use crate::abilities::{self, Abilities};
+use crate::abilities::{self, Abilities, is_fit};
 use crate::error::{VulkanError, answer};
 use crate::own;
 
@@ -20,8 +20,8 @@ pub struct Physical {
     pub version: (u32, u32, u32),
     /// Its driver's name and version in the driver's own words; empty where the device is older than Vulkan 1.2.
     pub driver: String,
-    /// The features that matter here by their names in Vulkan, and whether it has them; `bufferDeviceAddress` it may
-    /// do without.
+    /// The features that matter here by their names in Vulkan, and whether it has them; it cannot do without
+    /// `timelineSemaphore`.
     pub features: Vec<(&'static str, bool)>,
     /// Its queue families.
     pub families: Vec<vk::QueueFamilyProperties>,
@@ -81,10 +81,11 @@ unsafe fn read(instance: &ash::Instance, physical: vk::PhysicalDevice) -> Result
         )
     };
     let name = plain.device_name_as_c_str().map(CStr::to_string_lossy).unwrap_or_default().into_owned();
-    let unfit = abilities.err().or_else(|| {
-        let what = format!("no queue of {name}");
-        (!families.iter().any(abilities::is_fit)).then_some(VulkanError::NoSparseQueue { what })
-    });
+    let unfit = match abilities {
+        Err(error) => Some(error),
+        Ok(abilities) if families.iter().any(|family| is_fit(family, abilities.lacks.is_none())) => None,
+        Ok(_) => Some(VulkanError::NoQueue { what: format!("no queue of {name}") }),
+    };
     let local = memory.memory_heaps_as_slice().iter();
     let local = local.filter(|heap| heap.flags.contains(vk::MemoryHeapFlags::DEVICE_LOCAL));
     let version = plain.api_version;

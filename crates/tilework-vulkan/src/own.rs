@@ -21,12 +21,14 @@ pub struct Own {
     _entry: ash::Entry,
 }
 
-/// A device with one queue that binds and copies.
+/// A device with one queue that copies, and binds where memory can be bound piece by piece.
 #[derive(Clone)]
 pub struct Made {
     pub physical: vk::PhysicalDevice,
     pub device: ash::Device,
     pub family: u32,
+    /// Whether it was made with the features of sparse buffers.
+    pub sparse: bool,
     /// Whether it was made with the feature `bufferDeviceAddress`.
     pub addresses: bool,
 }
@@ -36,7 +38,7 @@ impl Own {
     ///
     /// # Errors
     /// [`VulkanError::NoDevice`], [`VulkanError::NoSuchDevice`], those of [`Abilities::read`],
-    /// [`VulkanError::NoSparseQueue`], or what the driver refused; nothing is left then.
+    /// [`VulkanError::NoQueue`], or what the driver refused; nothing is left then.
     pub fn new(index: u32) -> Result<Own, VulkanError> {
         let entry = load()?;
         let instance = make_instance(&entry, &[], &[])?;
@@ -61,10 +63,10 @@ impl Own {
 impl Made {
     /// All parts there are, kept alive by `owner`.
     pub fn into_parts(self, instance: ash::Instance, owner: Box<dyn Any + Send + Sync>) -> Parts {
-        let Made { physical, device, family, addresses } = self;
+        let Made { physical, device, family, sparse, addresses } = self;
         // SAFETY: the device was made with one queue of the family.
         let queue = Arc::new(Mutex::new(unsafe { device.get_device_queue(family, 0) }));
-        Parts { instance, physical, device, family, queue, addresses, owner }
+        Parts { instance, physical, device, family, queue, sparse, addresses, owner }
     }
 }
 
@@ -113,7 +115,7 @@ pub fn make_instance(
     }
 }
 
-/// A device with one queue that binds and copies, on the physical device with this index.
+/// A device with one queue that copies, and binds where memory can be bound piece by piece, on the physical device with this index.
 ///
 /// # Safety
 /// `instance` must be alive and made for [`VERSION`] or later.
@@ -127,22 +129,23 @@ pub unsafe fn make_device(instance: &ash::Instance, index: u32) -> Result<Made, 
     let &physical = all.get(index as usize).ok_or(VulkanError::NoSuchDevice { index, count })?;
     // SAFETY: the instance is alive and the device its own, here and below.
     let abilities = unsafe { Abilities::read(instance, physical) }?;
+    let sparse = abilities.lacks.is_none();
     // SAFETY: as above.
     let families = unsafe { instance.get_physical_device_queue_family_properties(physical) };
     // One that computes, too, if there is: programs have but this queue.
     let computes = |family: &vk::QueueFamilyProperties| family.queue_flags.contains(vk::QueueFlags::COMPUTE);
     let family = families
         .iter()
-        .position(|family| is_fit(family) && computes(family))
-        .or_else(|| families.iter().position(is_fit))
+        .position(|family| is_fit(family, sparse) && computes(family))
+        .or_else(|| families.iter().position(|family| is_fit(family, sparse)))
         .and_then(|at| u32::try_from(at).ok())
-        .ok_or_else(|| VulkanError::NoSparseQueue { what: format!("no queue of {}", abilities.name) })?;
+        .ok_or_else(|| VulkanError::NoQueue { what: format!("no queue of {}", abilities.name) })?;
 
     let queues = [vk::DeviceQueueCreateInfo::default().queue_family_index(family).queue_priorities(&[1.0])];
     let features = vk::PhysicalDeviceFeatures::default()
-        .sparse_binding(true)
-        .sparse_residency_buffer(true)
-        .sparse_residency_aliased(true);
+        .sparse_binding(sparse)
+        .sparse_residency_buffer(sparse)
+        .sparse_residency_aliased(sparse);
     let mut vulkan12 = vk::PhysicalDeviceVulkan12Features::default()
         .timeline_semaphore(true)
         .buffer_device_address(abilities.addresses);
@@ -153,5 +156,5 @@ pub unsafe fn make_device(instance: &ash::Instance, index: u32) -> Result<Made, 
     // SAFETY: `info` and all it names is alive during the call; the features are there, as their reading has shown,
     // and the family has a queue, since families with none are not listed.
     let device = answer("vkCreateDevice", unsafe { instance.create_device(physical, &info, None) })?;
-    Ok(Made { physical, device, family, addresses: abilities.addresses })
+    Ok(Made { physical, device, family, sparse, addresses: abilities.addresses })
 }

@@ -8,9 +8,12 @@ use super::*;
 use crate::gpu::Gpu;
 use rig::Rig;
 
+mod executor;
 mod faults;
 mod program;
 mod rig;
+#[path = "../examples/shader/mod.rs"]
+mod shader;
 
 #[test]
 fn names_mean_indices() {
@@ -42,6 +45,13 @@ fn without_addresses() -> Option<Vulkan> {
     Some(unsafe { Vulkan::over(parts) }.unwrap())
 }
 
+/// The same without sparse buffers, as far as the device is told.
+fn plain() -> Option<Vulkan> {
+    let parts = Parts { sparse: false, ..Rig::new()?.into_parts() };
+    // SAFETY: as above.
+    Some(unsafe { Vulkan::over(parts) }.unwrap())
+}
+
 /// The checks of the suite cannot be skipped one by one: without Vulkan they run on the host's device.
 fn or_host(device: Option<impl Device + 'static>) -> Box<dyn Device> {
     device.map_or_else(|| device::open("host").unwrap(), |device| Box::new(device))
@@ -49,19 +59,21 @@ fn or_host(device: Option<impl Device + 'static>) -> Box<dyn Device> {
 
 device_conformance!(sparse, || or_host(vulkan()));
 device_conformance!(sparse_without_addresses, || or_host(without_addresses()));
+device_conformance!(plain_buffers, || or_host(plain()));
 
 /// What lavapipe has free is what the host has, which changes under a test that looks twice.
-fn without_budget() -> Box<dyn Device> {
+fn without_budget(sparse: bool) -> Box<dyn Device> {
     or_host(Rig::new().map(|rig| {
         // SAFETY: as above.
-        let mut gpu = unsafe { Gpu::new(rig.into_parts()) }.unwrap();
+        let mut gpu = unsafe { Gpu::new(Parts { sparse, ..rig.into_parts() }) }.unwrap();
         gpu.abilities.tells_budget = false;
         Vulkan::on(gpu).unwrap()
     }))
 }
 
 tilework::manager_conformance! {
-    tiled_on_vulkan: Subject::of(Kind::Tiled, without_budget);
+    tiled_on_vulkan: Subject::of(Kind::Tiled, || without_budget(true));
+    placed_on_plain_buffers: Subject::of(Kind::Placed, || without_budget(false));
 }
 
 #[test]

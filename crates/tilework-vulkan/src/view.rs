@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ash::vk;
+use ash::vk::{self, Handle};
 use tilework::device::RangeId;
 
 use crate::gpu::{Live, Queue};
@@ -13,6 +13,7 @@ use crate::order::Order;
 #[derive(Debug, Clone, Copy)]
 pub struct Place {
     pub id: RangeId,
+    /// Null where buffers are plain and nothing is mapped.
     pub buffer: vk::Buffer,
     /// Where the range begins in the buffer, bytes: where its first address is a multiple of the tile.
     pub base: u64,
@@ -85,9 +86,9 @@ impl View {
         View { order, places }
     }
 
-    /// The buffer that `address` lies in. `None` where nothing is reserved.
+    /// The buffer that `address` lies in. `None` where nothing is reserved, and, where buffers are plain, mapped.
     pub fn find(&self, address: u64) -> Option<Slice> {
-        let (place, offset) = self.places.find(address)?;
+        let (place, offset) = self.places.find(address).filter(|(place, _)| !place.buffer.is_null())?;
         Some(Slice { buffer: place.buffer, offset: place.base + offset, range: place.id })
     }
 

@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::manager::{Block, BlockId, Kind, Manager, Stats, Stream, Usage};
+use crate::manager::{Block, BlockId, Kind, Manager, Rounding, Stats, Stream, Usage};
 use crate::trace::{Event, Op, Writer};
 
 /// A manager that passes everything on to the one it wraps and writes each request and free that
@@ -75,6 +75,10 @@ impl Manager for Recorder {
         self.inner.free(id)?;
         self.log.free(id.0);
         Ok(())
+    }
+
+    fn set_rounding(&mut self, rounding: Rounding) {
+        self.inner.set_rounding(rounding);
     }
 
     fn end_of_execution(&mut self) -> Result<()> {

@@ -151,11 +151,7 @@ fn fix(error: &VulkanError) -> String {
             "install a driver: NVIDIA's own, or mesa-vulkan-drivers on Debian for AMD and Intel GPUs and for the CPU"
         }
         VulkanError::TooOld { .. } => "update the driver, and the loader with it, to Vulkan 1.2 or later",
-        VulkanError::NoSparse { .. } => {
-            "use another device, or update the driver: on the CPU Mesa's lavapipe binds from 25.0 on (in Debian 12's \
-             backports)"
-        }
-        VulkanError::NoSparseQueue { .. } | VulkanError::Unusable { .. } => {
+        VulkanError::Lacks { .. } | VulkanError::NoQueue { .. } | VulkanError::Unusable { .. } => {
             "use another device, or update the driver"
         }
         _ => "see what vulkaninfo and the kernel's log (dmesg) say of the device",

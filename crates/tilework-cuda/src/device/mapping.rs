@@ -15,7 +15,7 @@
 
 use rustc_hash::FxHashMap;
 use tilework::device::books::{Books, no_host_heaps};
-use tilework::device::{Bind, Call, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
+use tilework::device::{Aliasing, Bind, Call, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
 
 use super::{device_name, timed};
 use crate::driver::{AccessDesc, AllocationProp, MemoryHandle};
@@ -69,6 +69,7 @@ impl Cuda {
             memory: true,
             capacity_bytes: Some(gpu.total_bytes()),
             host_heaps: host.is_some(),
+            aliasing: Aliasing::Ordered,
         };
         Ok(Cuda {
             name: device_name(gpu.ordinal()),

@@ -11,7 +11,7 @@
 
 use rustc_hash::FxHashSet;
 use tilework::device::books::Books;
-use tilework::device::{Bind, Call, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
+use tilework::device::{Aliasing, Bind, Call, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
 
 use super::{device_name, timed};
 use crate::error::CudaError;
@@ -44,6 +44,7 @@ impl Plain {
             memory: true,
             capacity_bytes: Some(total),
             host_heaps: false,
+            aliasing: Aliasing::Ordered,
         };
         Plain {
             name: device_name(gpu.ordinal()),

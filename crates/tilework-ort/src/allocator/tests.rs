@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tilework::device::{self, Device};
-use tilework::manager::{Block, Kind, Options, Stats, build};
+use tilework::manager::{Block, Kind, Options, Rounding, Stats, build};
 
 use super::*;
 
@@ -22,6 +22,9 @@ impl Manager for Fragile {
     }
     fn free(&mut self, id: BlockId) -> tilework::Result<()> {
         self.0.free(id)
+    }
+    fn set_rounding(&mut self, rounding: Rounding) {
+        self.0.set_rounding(rounding);
     }
     fn end_of_execution(&mut self) -> tilework::Result<()> {
         self.0.end_of_execution()

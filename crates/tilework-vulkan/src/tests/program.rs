@@ -14,7 +14,7 @@ use crate::{View, Vulkan};
 const WORDS: u64 = 3;
 
 /// A timeline semaphore.
-fn timeline(device: &ash::Device) -> vk::Semaphore {
+pub(super) fn timeline(device: &ash::Device) -> vk::Semaphore {
     let mut kind = vk::SemaphoreTypeCreateInfo::default().semaphore_type(vk::SemaphoreType::TIMELINE);
     let info = vk::SemaphoreCreateInfo::default().push_next(&mut kind);
     // SAFETY: a device of the rig's, which has timeline semaphores.
@@ -22,7 +22,7 @@ fn timeline(device: &ash::Device) -> vk::Semaphore {
 }
 
 /// What a timeline semaphore has.
-fn value_of(view: &View, semaphore: vk::Semaphore) -> u64 {
+pub(super) fn value_of(view: &View, semaphore: vk::Semaphore) -> u64 {
     // SAFETY: a timeline semaphore of the device's that is alive.
     unsafe { view.device().get_semaphore_counter_value(semaphore) }.unwrap()
 }
@@ -45,7 +45,7 @@ impl Drop for Opened<'_> {
     }
 }
 
-fn wait(view: &View, semaphore: vk::Semaphore, value: u64) {
+pub(super) fn wait(view: &View, semaphore: vk::Semaphore, value: u64) {
     let (semaphores, values) = ([semaphore], [value]);
     let info = vk::SemaphoreWaitInfo::default().semaphores(&semaphores).values(&values);
     // SAFETY: as above.
@@ -53,14 +53,14 @@ fn wait(view: &View, semaphore: vk::Semaphore, value: u64) {
 }
 
 /// A buffer of the program's own, which the host reads.
-struct Plain {
-    buffer: vk::Buffer,
+pub(super) struct Plain {
+    pub buffer: vk::Buffer,
     memory: vk::DeviceMemory,
     bytes: u64,
 }
 
 impl Plain {
-    fn new(view: &View, bytes: u64) -> Plain {
+    pub fn new(view: &View, bytes: u64) -> Plain {
         let device = view.device();
         let usage = vk::BufferUsageFlags::TRANSFER_SRC | vk::BufferUsageFlags::TRANSFER_DST;
         let info = vk::BufferCreateInfo::default().size(bytes).usage(usage);
@@ -82,12 +82,33 @@ impl Plain {
         }
     }
 
-    fn words(&self, view: &View) -> Vec<u32> {
+    /// Shows its words to `look`.
+    fn mapped<T>(&self, view: &View, look: impl FnOnce(&mut [u32]) -> T) -> T {
         let flags = vk::MemoryMapFlags::empty();
-        // SAFETY: seen by the host, not mapped, as long as this; whoever writes it has finished.
+        // SAFETY: seen by the host, not mapped, as long as this; whoever uses it has finished.
         unsafe {
             let mapped = view.device().map_memory(self.memory, 0, vk::WHOLE_SIZE, flags).unwrap();
-            std::slice::from_raw_parts(mapped.cast(), self.bytes as usize / 4).to_vec()
+            let seen = look(std::slice::from_raw_parts_mut(mapped.cast(), self.bytes as usize / 4));
+            view.device().unmap_memory(self.memory);
+            seen
+        }
+    }
+
+    pub fn words(&self, view: &View) -> Vec<u32> {
+        self.mapped(view, |words| words.to_vec())
+    }
+
+    pub fn set_words(&self, view: &View, words: &[u32]) {
+        self.mapped(view, |own| own.copy_from_slice(words));
+    }
+
+    /// # Safety
+    /// Nothing that uses it is unfinished.
+    pub unsafe fn destroy(self, device: &ash::Device) {
+        // SAFETY: as said.
+        unsafe {
+            device.destroy_buffer(self.buffer, None);
+            device.free_memory(self.memory, None);
         }
     }
 }
@@ -216,16 +237,14 @@ impl Program {
             for semaphore in [self.gate, self.done] {
                 device.destroy_semaphore(semaphore, None);
             }
-            for plain in [self.relay, self.results] {
-                device.destroy_buffer(plain.buffer, None);
-                device.free_memory(plain.memory, None);
-            }
+            self.relay.destroy(device);
+            self.results.destroy(device);
         }
     }
 }
 
 /// Memory that one block had may be another's now: everything waits for everything.
-fn barrier(device: &ash::Device, commands: vk::CommandBuffer) {
+pub(super) fn barrier(device: &ash::Device, commands: vk::CommandBuffer) {
     let all = vk::MemoryBarrier::default()
         .src_access_mask(vk::AccessFlags::MEMORY_WRITE)
         .dst_access_mask(vk::AccessFlags::MEMORY_READ | vk::AccessFlags::MEMORY_WRITE);

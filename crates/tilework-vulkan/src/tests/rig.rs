@@ -1,7 +1,7 @@
 //! Vulkan with validation layers, whose messages make a test fail.
 
 use std::ffi::c_void;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ash::{ext, vk};
 
@@ -13,6 +13,11 @@ use crate::own::{self, Made};
 const WANTED: &str = "TILEWORK_TEST_VULKAN";
 
 type Messages = Arc<Mutex<Vec<String>>>;
+
+/// Held while an instance or a device is made or destroyed. The layer knows a device by an address of the loader's, and
+/// forgets it after the loader has given that address back: another device made in between, which may get the same
+/// one, would be forgotten instead, and the next call on it goes nowhere.
+static MAKING: Mutex<()> = Mutex::new(());
 
 /// An instance with validation and a device on it. When it is dropped, after all that was made of it, every message
 /// that came until then is a failure: objects that were left, too.
@@ -42,6 +47,7 @@ impl Rig {
     }
 
     fn try_new() -> Result<Rig, VulkanError> {
+        let _alone = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = own::load()?;
         let layers = [c"VK_LAYER_KHRONOS_validation"];
         let instance = own::make_instance(&entry, &layers, &[ext::debug_utils::NAME])?;
@@ -73,6 +79,7 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
+        let _alone = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: made by `new`, and owned by whoever used it, who has destroyed the rest.
         unsafe {
             self.made.device.destroy_device(None);

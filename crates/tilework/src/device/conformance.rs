@@ -31,47 +31,50 @@ pub fn boxed<D: Device + 'static>(open: impl Fn() -> D) -> impl Fn() -> Box<dyn 
 #[macro_export]
 macro_rules! __device_conformance {
     ($name:ident, $open:expr $(,)?) => {
-        $crate::__device_conformance!($name, $open, trusting, [
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+
+            $crate::__device_conformance!(@always @tests $open);
+            $crate::__device_conformance!(@strict @tests $open);
+            $crate::__device_conformance!(@random $open, true);
+        }
+    };
+    ($name:ident, $open:expr, trusting $(,)?) => {
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+
+            $crate::__device_conformance!(@always @tests $open);
+            $crate::__device_conformance!(@random $open, false);
+        }
+    };
+    (@always @$make:ident $($open:expr)?) => {
+        $crate::__device_conformance! { @$make $($open)? => [
+            life_cycle,
+            ranges_are_aligned_and_disjoint,
+            ids_are_fresh,
+            aliases_agree,
+            contents_follow_the_heap,
+            a_part_is_remapped_beside_others,
+            memory_is_zero_when_created,
+            requests_beyond_the_device_fail,
+            held_bytes_follow_the_heaps,
+            heaps_on_the_host_are_used_as_the_others,
+            calls_are_counted,
+        ] }
+    };
+    (@strict @$make:ident $($open:expr)?) => {
+        $crate::__device_conformance! { @$make $($open)? => [
             what_breaks_a_rule_is_refused,
             a_refused_map_has_no_effect,
             offsets_are_as_the_caps_say,
             without_tiling_a_heap_backs_one_range,
             access_comes_before_use,
             use_is_refused_where_nothing_is_mapped,
-        ]);
+        ] }
     };
-    ($name:ident, $open:expr, trusting $(,)?) => {
-        $crate::__device_conformance!($name, $open, trusting, []);
-    };
-    ($name:ident, $open:expr, trusting, [$($strict:ident),* $(,)?]) => {
-        mod $name {
-            #[allow(unused_imports)]
-            use super::*;
-
-            $crate::__device_conformance!(@tests $open, [
-                life_cycle,
-                ranges_are_aligned_and_disjoint,
-                ids_are_fresh,
-                aliases_agree,
-                contents_follow_the_heap,
-                a_part_is_remapped_beside_others,
-                memory_is_zero_when_created,
-                requests_beyond_the_device_fail,
-                held_bytes_follow_the_heaps,
-                heaps_on_the_host_are_used_as_the_others,
-                calls_are_counted,
-                $($strict,)*
-            ]);
-
-            #[test]
-            fn random_calls_match_a_shadow() {
-                let strict: &[&str] = &[$(stringify!($strict)),*];
-                let open = $crate::device::conformance::boxed($open);
-                $crate::device::conformance::random_calls_match_a_shadow(&open, !strict.is_empty());
-            }
-        }
-    };
-    (@tests $open:expr, [$($check:ident),* $(,)?]) => {
+    (@tests $open:expr => [$($check:ident,)*]) => {
         $(
             #[test]
             fn $check() {
@@ -80,10 +83,32 @@ macro_rules! __device_conformance {
             }
         )*
     };
+    (@list => [$($check:ident,)*]) => {
+        [$((stringify!($check), $crate::device::conformance::$check as fn($crate::device::conformance::Open))),*]
+    };
+    (@random $open:expr, $enforcing:literal) => {
+        #[test]
+        fn random_calls_match_a_shadow() {
+            let open = $crate::device::conformance::boxed($open);
+            $crate::device::conformance::random_calls_match_a_shadow(&open, $enforcing);
+        }
+    };
 }
 
 #[doc(inline)]
 pub use crate::__device_conformance as device_conformance;
+
+/// A check and its name.
+pub type Check = (&'static str, fn(Open<'_>));
+
+/// Every check, in the order of the suite, for programs that run it without a test harness.
+pub fn checks() -> Vec<Check> {
+    let mut checks = Vec::new();
+    checks.extend(device_conformance!(@always @list));
+    checks.extend(device_conformance!(@strict @list));
+    checks.push(("random_calls_match_a_shadow", |open| random_calls_match_a_shadow(open, true)));
+    checks
+}
 
 /// A device with the few combined steps that checks are made of.
 struct Bench {

@@ -40,7 +40,7 @@ use self::budget::MapBudget;
 use self::file_space::FileSpace;
 use self::reservation::Reservation;
 use super::books::Books;
-use super::{Bind, Call, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
+use super::{Aliasing, Bind, Call, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
 
 mod available;
 mod budget;
@@ -99,6 +99,7 @@ impl Host {
             capacity_bytes: None,
             // It is where the others are, and takes part in everything but the count.
             host_heaps: true,
+            aliasing: Aliasing::Ordered,
         };
         Ok(Host {
             books: Books::new(caps),

@@ -50,6 +50,24 @@ pub struct Caps {
     pub capacity_bytes: Option<u64>,
     /// True: heaps may lie on the host, too ([`Device::create_on_host`]).
     pub host_heaps: bool,
+    /// What the program puts between two uses of the same memory at different places.
+    pub aliasing: Aliasing,
+}
+
+/// What has to stand between the last use of memory at one place and its first use at another, in work that one queue
+/// runs in order.
+///
+/// Managers hand memory out at whatever place suits, so whoever records commands asks for it before the first use of
+/// every block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Aliasing {
+    /// Nothing: what runs later sees what ran earlier, wherever it was written.
+    Ordered,
+    /// A barrier over all memory; one that names a buffer does not cover the same memory in another (Vulkan).
+    MemoryBarrier,
+    /// An aliasing barrier that names no resource (Direct3D 12).
+    AliasingBarrier,
 }
 
 /// A reserved range of address space. Never reused: two ranges of one device never have the same id.

@@ -1,7 +1,7 @@
 //! A device that does nothing, in no time: for timing a policy alone.
 
 use super::books::no_host_heaps;
-use super::{Bind, Call, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
+use super::{Aliasing, Bind, Call, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
 
 /// Where the first range begins: as good as any address, and not null.
 const FIRST_ADDRESS: u64 = 1 << 32;
@@ -28,6 +28,7 @@ impl Null {
         Null::with_caps(Caps {
             capacity_bytes: None,
             host_heaps: false,
+            aliasing: Aliasing::Ordered,
             ..super::sim::Sim::h200().caps().clone()
         })
     }

@@ -14,7 +14,7 @@
 
 use super::books::Books;
 use super::costs::{self, Costs, MapCosts};
-use super::{Bind, Call, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
+use super::{Aliasing, Bind, Call, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -51,6 +51,7 @@ impl Sim {
             memory: false,
             capacity_bytes: Some(H200_BYTES),
             host_heaps: true,
+            aliasing: Aliasing::Ordered,
         };
         Sim::new("sim-h200", caps, costs::H200)
     }
@@ -66,6 +67,7 @@ impl Sim {
             memory: false,
             capacity_bytes: Some(H200_BYTES),
             host_heaps: false,
+            aliasing: Aliasing::Ordered,
         };
         Sim::new("sim-d3d12", caps, costs::D3D12)
     }

@@ -5,7 +5,7 @@ use crate::device::Device;
 use crate::error::Result;
 use crate::manager::blocks::Blocks;
 use crate::manager::memory::{Home, Memory};
-use crate::manager::{Block, BlockId, Kind, Manager, Stats, Stream, Usage};
+use crate::manager::{Block, BlockId, Kind, Manager, Rounding, Stats, Stream, Usage};
 
 /// The manager of kind [`Kind::Committed`]. Freeing gives the memory back to the device at once.
 pub struct Committed {
@@ -45,6 +45,8 @@ impl Manager for Committed {
         let _remembered = self.memory.give_back(home);
         Ok(())
     }
+
+    fn set_rounding(&mut self, _: Rounding) {}
 
     fn end_of_execution(&mut self) -> Result<()> {
         self.memory.retry().map(drop)

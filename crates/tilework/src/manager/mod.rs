@@ -9,6 +9,7 @@ mod bucketized;
 mod build;
 mod choice;
 mod committed;
+mod fenced;
 pub mod memory;
 mod options;
 mod pool;
@@ -25,6 +26,7 @@ pub use self::bucketized::Bucketized;
 pub use self::build::{Built, build};
 pub use self::choice::{Choice, Serving};
 pub use self::committed::Committed;
+pub use self::fenced::Fenced;
 pub use self::options::{Options, Rounding};
 pub(crate) use self::pool::Span;
 pub use self::pool::{Pool, Served};
@@ -123,6 +125,10 @@ pub trait Manager: Send {
     /// # Errors
     /// [`Error::UnknownBlock`](crate::Error::UnknownBlock), [`Error::DoubleFree`](crate::Error::DoubleFree).
     fn free(&mut self, id: BlockId) -> Result<()>;
+
+    /// Says how requests are rounded from now on, where a manager rounds them at all: `bucketized` pools temporaries
+    /// and makes weights to size. What is live stays as it is.
+    fn set_rounding(&mut self, rounding: Rounding);
 
     /// Tells that one execution of the model has ended: the clock by which unused mappings and empty
     /// heaps grow old and are given back.

@@ -27,7 +27,7 @@ use tilework_policy::{
 use crate::device::{Bind, Device, DeviceError, HeapId, Range, RangeId};
 use crate::error::{Error, Result};
 use crate::manager::memory::{Memory, Return};
-use crate::manager::{Block, BlockId, Kind, Manager, Options, Stats, Stream, Usage};
+use crate::manager::{Block, BlockId, Kind, Manager, Options, Rounding, Stats, Stream, Usage};
 
 mod absence;
 
@@ -583,6 +583,8 @@ impl Manager for Pool {
             Err(FreeError::Twice) => Err(Error::DoubleFree(block)),
         }
     }
+
+    fn set_rounding(&mut self, _: Rounding) {}
 
     fn end_of_execution(&mut self) -> Result<()> {
         let mut outcome = self.retry().map(drop);

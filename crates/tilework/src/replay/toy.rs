@@ -4,9 +4,9 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::device::{Bind, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
+use crate::device::{Aliasing, Bind, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
 use crate::error::{Error, Result};
-use crate::manager::{Block, BlockId, Kind, Manager, Stats, Stream, Usage};
+use crate::manager::{Block, BlockId, Kind, Manager, Rounding, Stats, Stream, Usage};
 
 /// Blocks begin at multiples of this.
 const SPACING: u64 = 1 << 40;
@@ -43,6 +43,7 @@ impl Toy {
             memory: true,
             capacity_bytes: None,
             host_heaps: false,
+            aliasing: Aliasing::Ordered,
         };
         let device =
             ToyDevice { caps, calls: Calls::default(), memory: RefCell::default(), stuck: None, lie: 0 };
@@ -113,6 +114,8 @@ impl Manager for Toy {
         self.usage.held = self.usage.live;
         Ok(())
     }
+
+    fn set_rounding(&mut self, _: Rounding) {}
 
     fn end_of_execution(&mut self) -> Result<()> {
         self.device.calls.unmap += 1;

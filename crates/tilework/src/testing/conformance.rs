@@ -442,6 +442,14 @@ fn property(subject: &Subject, most: usize, holds: impl Fn(&[Op])) {
     }
 }
 
+/// A check and its name.
+pub type Check = (&'static str, fn(&Subject));
+
+/// Every check, in the order of the suite, for programs that run it without a test harness.
+pub fn checks() -> Vec<Check> {
+    crate::manager_conformance! { @all @list }.to_vec()
+}
+
 /// Stamps the conformance suite: a module of tests for each `name: subject`.
 ///
 /// ```
@@ -460,14 +468,20 @@ macro_rules! manager_conformance {
             #[allow(unused_imports, reason = "the subject may name what surrounds the macro")]
             use super::*;
 
-            $crate::manager_conformance! { @tests $subject;
-                zero_size huge_request unknown_id double_free use_after_trim end_state limit_too_small
-                each_device_call_fails undoing_fails_too each_create_runs_out determinism
-                third_pass_is_free peaks_start_again any_stream random_operations
-                random_operations_under_a_limit
-            }
+            $crate::manager_conformance! { @all @tests $subject }
         }
     )+};
+    (@all @$make:ident $($subject:expr)?) => {
+        $crate::manager_conformance! { @$make $($subject)?;
+            zero_size huge_request unknown_id double_free use_after_trim end_state limit_too_small
+            each_device_call_fails undoing_fails_too each_create_runs_out determinism
+            third_pass_is_free peaks_start_again any_stream random_operations
+            random_operations_under_a_limit
+        }
+    };
+    (@list; $($test:ident)+) => {
+        [$((stringify!($test), $test as fn(&Subject))),+]
+    };
     (@tests $subject:expr; $($test:ident)+) => {$(
         #[test]
         fn $test() {

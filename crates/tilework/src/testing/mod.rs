@@ -15,6 +15,7 @@
 
 pub mod checked;
 pub mod conformance;
+pub mod executor;
 mod op;
 mod pattern;
 mod rig;

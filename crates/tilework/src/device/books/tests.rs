@@ -1,4 +1,5 @@
 use super::*;
+use crate::device::Aliasing;
 
 const TILE: u64 = 64 << 10;
 
@@ -12,6 +13,7 @@ fn caps() -> Caps {
         memory: false,
         capacity_bytes: Some(32 * TILE),
         host_heaps: true,
+        aliasing: Aliasing::Ordered,
     }
 }
 

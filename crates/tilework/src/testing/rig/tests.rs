@@ -4,7 +4,7 @@ use super::*;
 use crate::device::RangeId;
 use crate::device::null::Null;
 use crate::device::sim::Sim;
-use crate::manager::{Committed, Kind, Stats, Usage};
+use crate::manager::{Committed, Kind, Rounding, Stats, Usage};
 
 /// What is wrong with a [`Wrong`] manager.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,6 +45,10 @@ impl Manager for Wrong {
 
     fn free(&mut self, id: BlockId) -> Result<()> {
         self.inner.free(id)
+    }
+
+    fn set_rounding(&mut self, rounding: Rounding) {
+        self.inner.set_rounding(rounding);
     }
 
     fn end_of_execution(&mut self) -> Result<()> {
