@@ -53,6 +53,7 @@ impl Tiled {
             device: gpu.device.clone(),
             family: gpu.family,
             queue: Arc::clone(&gpu.queue),
+            sparse: true,
             addresses: gpu.addresses,
             owner: Box::new(()),
         };

@@ -3,6 +3,7 @@
 //! Drivers are asked in processes of their own: one that dies takes none of the others' answers with it.
 
 mod cuda;
+mod d3d12;
 mod found;
 mod limits;
 mod vulkan;
@@ -30,8 +31,9 @@ const HOST_FIX: &str =
 /// nothing maps), its tile, its memory and the manager that auto takes there, then what its driver says; then the limits
 /// of this system and of this process. What does not work comes with the reason and with what to do about it.
 ///
-/// What auto takes is the safe choice on each device: tiled on host, sim-h200, sim-d3d12, null and vulkan, which map
-/// tiles; on cuda tiled where the GPU has virtual memory management, else placed.
+/// What auto takes is the safe choice on each device: tiled on host, sim-h200, sim-d3d12 and null, which map tiles; on
+/// cuda tiled where the GPU has virtual memory management, on vulkan where the device has sparse buffers, on d3d12
+/// where the adapter has tiled resources, else placed.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -56,7 +58,7 @@ Exit codes: 0 if at least the device host works, 1 if not.";
 enum Driver {
     Cuda,
     Vulkan,
-    // A Direct3D 12 device has its place here, where it is compiled (Windows).
+    D3d12,
 }
 
 /// The object of `--json`.
@@ -75,7 +77,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         return Ok(());
     }
     let mut devices: Vec<_> = device::NAMES.into_iter().map(of_library).collect();
-    for &driver in Driver::value_variants() {
+    for driver in Driver::value_variants().iter().filter(|driver| driver.may_be_here()) {
         devices.extend(driver.ask());
     }
     let report = Report::new(devices, limits::read());
@@ -109,6 +111,15 @@ impl Driver {
         match self {
             Driver::Cuda => "cuda",
             Driver::Vulkan => "vulkan",
+            Driver::D3d12 => "d3d12",
+        }
+    }
+
+    /// Whether systems of this kind have it at all.
+    fn may_be_here(self) -> bool {
+        match self {
+            Driver::Cuda | Driver::Vulkan => true,
+            Driver::D3d12 => cfg!(windows),
         }
     }
 
@@ -117,6 +128,7 @@ impl Driver {
         match self {
             Driver::Cuda => cuda::find(),
             Driver::Vulkan => vulkan::find(),
+            Driver::D3d12 => d3d12::find(),
         }
     }
 
@@ -165,11 +177,12 @@ impl Report {
         for found in &self.devices {
             let cuda = found.cuda.iter().flat_map(cuda::Details::lines);
             let vulkan = found.vulkan.iter().flat_map(vulkan::Details::lines);
+            let d3d12 = found.d3d12.iter().flat_map(d3d12::Details::lines);
             let problem = found.problem.iter().map(|problem| format!("does not work: {problem}"));
             let why = found.auto.iter().map(|auto| auto.why.clone());
             let fix = found.fix.iter().map(|fix| format!("to do: {fix}"));
             writeln!(out, "\n{}", found.name)?;
-            for line in cuda.chain(vulkan).chain(problem).chain(why).chain(fix) {
+            for line in cuda.chain(vulkan).chain(d3d12).chain(problem).chain(why).chain(fix) {
                 writeln!(out, "  {line}")?;
             }
         }

@@ -38,6 +38,8 @@ fn device<'a>(report: &'a Value, name: &str) -> &'a Value {
 fn the_devices_of_the_library_are_told_with_what_auto_takes() {
     let report = report(&mut doctor(&driver()));
     assert_eq!(report["ok"], true);
+    let names: Vec<_> = report["devices"].as_array().unwrap().iter().map(|device| &device["name"]).collect();
+    assert_eq!(names, ["host", "sim-h200", "sim-d3d12", "null", "cuda", "vulkan"], "Direct3D is Windows's");
     for (name, tier, tile) in [
         ("host", "tiles", 64 << 10),
         ("sim-h200", "heaps", 2 << 20),

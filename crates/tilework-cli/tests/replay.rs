@@ -208,6 +208,17 @@ fn vulkan_devices_are_devices_by_number() {
     assert_eq!(json(&output)["device"], "vulkan");
 }
 
+#[cfg(not(windows))]
+#[test]
+fn direct3d_is_told_to_be_elsewhere() {
+    let folder = Folder::new();
+    let error = replay(&folder.sample(), ["--device", "d3d12"]);
+    let error = refused(&error, 1);
+    assert!(error.contains("cannot open d3d12: ") && error.contains("this is not Windows"), "{error}");
+    let error = replay(&folder.sample(), ["--device", "d3d12:first"]);
+    assert!(refused(&error, 2).contains("d3d12 and d3d12:N"));
+}
+
 #[test]
 fn wrong_usage_ends_with_2() {
     let folder = Folder::new();

@@ -9,9 +9,14 @@ use tilework_cuda::gpu::Gpu;
 
 use super::found::Found;
 
+/// What the kernel tells of the driver's module.
+const MODULE: &str = "/proc/driver/nvidia/version";
+
 /// What there is to tell of a GPU beyond its capabilities.
 #[derive(Serialize, Deserialize)]
 pub struct Details {
+    /// The driver's own version, such as "580.95.05", where the kernel tells it.
+    driver_version: Option<String>,
     /// The CUDA that the driver speaks, such as "13.0".
     cuda_version: String,
     /// Such as "9.0".
@@ -30,8 +35,9 @@ impl Details {
         let yes = |has| if has { "yes" } else { "no" };
         let peers: Vec<_> = self.peers.iter().map(|peer| format!("cuda:{peer}")).collect();
         vec![format!(
-            "driver for CUDA {}, compute capability {}, virtual memory management: {}, memory of the host mapped: {}, \
+            "driver {} for CUDA {}, compute capability {}, virtual memory management: {}, memory of the host mapped: {}, \
              peers: {}",
+            self.driver_version.as_deref().unwrap_or("of unknown version"),
             self.cuda_version,
             self.compute_capability,
             yes(self.virtual_memory_management),
@@ -68,6 +74,7 @@ fn open(driver: &Arc<Driver>, ordinal: u32, count: u32, what: &mut String) -> Re
     let (free, total) = gpu.free_and_total()?;
     let dotted = |(major, minor): (u32, u32)| format!("{major}.{minor}");
     let details = Details {
+        driver_version: std::fs::read_to_string(MODULE).ok().and_then(|text| version_in(&text)),
         cuda_version: dotted(driver.version()?),
         compute_capability: dotted(gpu.compute_capability()?),
         virtual_memory_management: gpu.maps_memory(),
@@ -86,6 +93,12 @@ fn open(driver: &Arc<Driver>, ordinal: u32, count: u32, what: &mut String) -> Re
     Ok(found)
 }
 
+/// The first word of the kernel's that is a version.
+fn version_in(text: &str) -> Option<String> {
+    let is_version = |word: &&str| word.contains('.') && word.chars().all(|c| c.is_ascii_digit() || c == '.');
+    text.split_whitespace().find(is_version).map(str::to_owned)
+}
+
 /// What to do about an error.
 fn fix(error: &CudaError) -> &'static str {
     match error {
@@ -99,5 +112,21 @@ fn fix(error: &CudaError) -> &'static str {
         _ => {
             "see what nvidia-smi and the kernel's log (dmesg) say of the GPU; a driver that was updated wants a restart"
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::version_in;
+
+    #[test]
+    fn the_version_is_found_in_what_the_kernel_tells() {
+        for text in [
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.95.05  Tue Sep 23 10:11:16 UTC 2025\nGCC version: gcc 12.2.0",
+            "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build  (dvs-builder@U22)",
+        ] {
+            assert_eq!(version_in(text).as_deref(), Some("580.95.05"));
+        }
+        assert_eq!(version_in("no such module"), None);
     }
 }

@@ -120,7 +120,15 @@ fn look(index: u32, physical: &Physical) -> Found {
         None => tilework_vulkan::open(index),
     };
     let mut found = match opened {
-        Ok(device) => Found::working(&*device, &physical.name),
+        Ok(device) => {
+            let mut found = Found::working(&*device, &physical.name);
+            if !device.caps().tiling {
+                let fix = "nothing needs to be done; mapping tiles takes sparse buffers, which a later driver may have: on \
+                           the CPU Mesa's lavapipe from 25.0 on (in Debian 12's backports)";
+                found.fix = Some(fix.to_owned());
+            }
+            found
+        }
         Err(error) => {
             let name = if index == 0 { "vulkan".to_owned() } else { format!("vulkan:{index}") };
             Found {

@@ -17,7 +17,10 @@ use crate::manager::Kind;
 /// | `host`, `sim-h200`, `sim-d3d12`, `null` | `tiled` | they map tiles |
 /// | `cuda` | `tiled` | where the GPU has virtual memory management |
 /// | | `placed` | where it has not |
-/// | `vulkan` | `tiled` | a Vulkan device without sparse buffers does not open |
+/// | `vulkan` | `tiled` | where the device has sparse buffers |
+/// | | `placed` | where it has none |
+/// | `d3d12` | `tiled` | where the adapter has tiled resources |
+/// | | `placed` | where it has none: in placed buffers, or in committed ones |
 ///
 /// The rule is that of [`serving`](Choice::serving), and knows capabilities only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
