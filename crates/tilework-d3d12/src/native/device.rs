@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tilework::device::books::{Books, no_host_heaps};
-use tilework::device::{Bind, Call, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
+use tilework::device::{Aliasing, Bind, Call, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
 use windows::Win32::Graphics::Direct3D12::ID3D12Resource;
 
 use super::adapters;
@@ -100,6 +100,7 @@ impl D3d12 {
             memory: true,
             capacity_bytes: gpu.total_bytes,
             host_heaps: false,
+            aliasing: Aliasing::AliasingBarrier,
         };
         Ok(D3d12 {
             name: device_name(0),
