@@ -72,6 +72,9 @@ pub fn open(name: &str) -> anyhow::Result<Box<dyn Device>> {
     if let Some(index) = tilework_vulkan::index(name) {
         return tilework_vulkan::open(index).with_context(cannot);
     }
+    if let Some(index) = tilework_d3d12::index(name) {
+        return tilework_d3d12::open(index).with_context(cannot);
+    }
     Ok(device::open(name)?)
 }
 
@@ -79,7 +82,7 @@ pub fn open(name: &str) -> anyhow::Result<Box<dyn Device>> {
 #[derive(clap::Args)]
 pub struct Replaying {
     /// Where: host, sim-h200, sim-d3d12, null, cuda or cuda:N (an NVIDIA GPU, the first or the one numbered N),
-    /// vulkan or vulkan:N (a Vulkan device, likewise); a model runs on host or cuda [default: for traces sim-h200,
+    /// vulkan or vulkan:N (a Vulkan device, likewise), d3d12 or d3d12:N (a Direct3D 12 adapter, on Windows); a model runs on host or cuda [default: for traces sim-h200,
     /// host with --verify; for models host]
     #[arg(long, value_name = "NAME", value_parser = parse_device)]
     pub device: Option<String>,
@@ -122,14 +125,16 @@ impl Replaying {
 
 /// Reads the name of a device.
 pub fn parse_device(name: &str) -> Result<String, String> {
-    let numbered = tilework_cuda::ordinal(name).or_else(|| tilework_vulkan::index(name));
+    let numbered = tilework_cuda::ordinal(name)
+        .or_else(|| tilework_vulkan::index(name))
+        .or_else(|| tilework_d3d12::index(name));
     if device::NAMES.contains(&name) || numbered.is_some() {
         return Ok(name.to_owned());
     }
     let known = device::NAMES.join(", ");
     Err(format!(
         "unknown device {name:?}: the devices are {known}, cuda and cuda:N (the GPU numbered N), vulkan and vulkan:N \
-         (the Vulkan device numbered N)"
+         (the Vulkan device numbered N), d3d12 and d3d12:N (the Direct3D 12 adapter numbered N)"
     ))
 }
 

@@ -3,6 +3,7 @@
 //! Drivers are asked in processes of their own: one that dies takes none of the others' answers with it.
 
 mod cuda;
+mod d3d12;
 mod found;
 mod limits;
 mod vulkan;
@@ -30,8 +31,9 @@ const HOST_FIX: &str =
 /// nothing maps), its tile, its memory and the manager that auto takes there, then what its driver says; then the limits
 /// of this system and of this process. What does not work comes with the reason and with what to do about it.
 ///
-/// What auto takes is the safe choice on each device: tiled on host, sim-h200, sim-d3d12, null and vulkan, which map
-/// tiles; on cuda tiled where the GPU has virtual memory management, else placed.
+/// What auto takes is the safe choice on each device: tiled on host, sim-h200, sim-d3d12 and null, which map tiles; on
+/// cuda where the GPU has virtual memory management, on vulkan where it has sparse buffers, on d3d12 where it has tiled
+/// resources, else placed.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -49,20 +51,20 @@ Examples:
   tilework doctor
   tilework doctor --json
 
-Exit codes: 0 if at least the device host works, 1 if not.";
+Exit codes: 0 if a device that has memory works (host does on every Linux), 1 if none.";
 
 /// A kind of driver.
 #[derive(Clone, Copy, ValueEnum)]
 enum Driver {
     Cuda,
     Vulkan,
-    // A Direct3D 12 device has its place here, where it is compiled (Windows).
+    D3d12,
 }
 
 /// The object of `--json`.
 #[derive(Serialize)]
 struct Report {
-    /// Whether the device `host` works.
+    /// Whether a device that has memory works.
     ok: bool,
     devices: Vec<Found>,
     limits: Vec<Limit>,
@@ -109,6 +111,7 @@ impl Driver {
         match self {
             Driver::Cuda => "cuda",
             Driver::Vulkan => "vulkan",
+            Driver::D3d12 => "d3d12",
         }
     }
 
@@ -117,6 +120,7 @@ impl Driver {
         match self {
             Driver::Cuda => cuda::find(),
             Driver::Vulkan => vulkan::find(),
+            Driver::D3d12 => d3d12::find(),
         }
     }
 
@@ -145,14 +149,15 @@ impl Driver {
 
 impl Report {
     fn new(devices: Vec<Found>, limits: Vec<Limit>) -> Report {
-        Report { ok: devices.iter().any(|found| found.name == "host" && found.works), devices, limits }
+        let has_memory = |found: &Found| found.name == "host" || !device::NAMES.contains(&&*found.name);
+        Report { ok: devices.iter().any(|found| found.works && has_memory(found)), devices, limits }
     }
 
     /// How the command ends.
     fn verdict(&self) -> anyhow::Result<()> {
         match self.ok {
             true => Ok(()),
-            false => bail!("the device host does not work: the reason is above"),
+            false => bail!("no device that has memory works: the reasons are above"),
         }
     }
 
@@ -165,11 +170,12 @@ impl Report {
         for found in &self.devices {
             let cuda = found.cuda.iter().flat_map(cuda::Details::lines);
             let vulkan = found.vulkan.iter().flat_map(vulkan::Details::lines);
+            let d3d12 = found.d3d12.iter().flat_map(d3d12::Details::lines);
             let problem = found.problem.iter().map(|problem| format!("does not work: {problem}"));
             let why = found.auto.iter().map(|auto| auto.why.clone());
             let fix = found.fix.iter().map(|fix| format!("to do: {fix}"));
             writeln!(out, "\n{}", found.name)?;
-            for line in cuda.chain(vulkan).chain(problem).chain(why).chain(fix) {
+            for line in cuda.chain(vulkan).chain(d3d12).chain(problem).chain(why).chain(fix) {
                 writeln!(out, "  {line}")?;
             }
         }

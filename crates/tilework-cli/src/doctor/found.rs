@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use tilework::device::{Caps, Device};
 use tilework::manager::{Choice, Kind, Serving};
 
-use super::{cuda, vulkan};
+use super::{cuda, d3d12, vulkan};
 
 /// A device, there or not.
 #[derive(Serialize, Deserialize)]
@@ -29,6 +29,8 @@ pub struct Found {
     pub cuda: Option<cuda::Details>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vulkan: Option<vulkan::Details>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub d3d12: Option<d3d12::Details>,
 }
 
 /// What `auto` takes.
@@ -109,6 +111,7 @@ impl Found {
             auto: Some(Auto { manager: kind, why }),
             cuda: None,
             vulkan: None,
+            d3d12: None,
         }
     }
 
@@ -131,6 +134,7 @@ impl Found {
             auto: None,
             cuda: None,
             vulkan: None,
+            d3d12: None,
         }
     }
 }
