@@ -82,7 +82,7 @@ pub fn open(name: &str) -> anyhow::Result<Box<dyn Device>> {
 #[derive(clap::Args)]
 pub struct Replaying {
     /// Where: host, sim-h200, sim-d3d12, null, cuda or cuda:N (an NVIDIA GPU, the first or the one numbered N),
-    /// vulkan or vulkan:N (a Vulkan device, likewise), d3d12 or d3d12:N (an adapter of Direct3D 12, on Windows); a model runs on host or cuda [default: for traces sim-h200,
+    /// vulkan or vulkan:N (a Vulkan device, likewise), d3d12 or d3d12:N (a Direct3D 12 adapter, on Windows); a model runs on host or cuda [default: for traces sim-h200,
     /// host with --verify; for models host]
     #[arg(long, value_name = "NAME", value_parser = parse_device)]
     pub device: Option<String>,
@@ -134,7 +134,7 @@ pub fn parse_device(name: &str) -> Result<String, String> {
     let known = device::NAMES.join(", ");
     Err(format!(
         "unknown device {name:?}: the devices are {known}, cuda and cuda:N (the GPU numbered N), vulkan and vulkan:N \
-         (the Vulkan device numbered N), d3d12 and d3d12:N (on Windows, the adapter numbered N)"
+         (the Vulkan device numbered N), d3d12 and d3d12:N (the Direct3D 12 adapter numbered N)"
     ))
 }
 

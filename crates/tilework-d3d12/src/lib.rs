@@ -5,7 +5,7 @@
 //!            without tiled resources a heap is a placed or a committed buffer, and a range its name
 //!   view     View: what the program keeps; addresses to buffers, order, residency
 //!      │
-//!   staging  bytes to the device and back
+//!   staging, zeros  bytes to the device and back; zeros for new memory, where they are needed
 //!   order    one fence: what is given back goes once the queue has passed it
 //!   state    books, buffers and heaps, which device and views share
 //!      │

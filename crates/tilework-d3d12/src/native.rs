@@ -7,6 +7,7 @@ mod order;
 mod staging;
 mod state;
 mod view;
+mod zeros;
 
 pub use self::adapters::list;
 pub use self::device::D3d12;

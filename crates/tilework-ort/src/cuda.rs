@@ -5,7 +5,6 @@
 //! are loaded from there first, as `onnxruntime.preload_dlls()` does in Python.
 
 use std::ffi::{CStr, CString, c_int};
-use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::ptr::null_mut;
@@ -163,7 +162,7 @@ fn load(path: &Path) -> Result<(), libloading::Error> {
     // SAFETY: NVIDIA's libraries have initialisers that may run in any program, and these are the ones that the
     // user's own Python loads.
     let loaded = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }?;
-    let _ = ManuallyDrop::new(loaded);
+    let _ = std::mem::ManuallyDrop::new(loaded);
     Ok(())
 }
 

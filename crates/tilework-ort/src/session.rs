@@ -374,9 +374,18 @@ impl Borrowed<'_> {
 }
 
 /// A path as ONNX Runtime takes it.
-fn terminated(path: &Path) -> Result<CString> {
-    let named = |_| Error::Model { path: path.to_owned(), message: "its name has a zero byte".into() };
-    CString::new(path.as_os_str().as_encoded_bytes()).map_err(named)
+fn terminated(path: &Path) -> Result<Vec<ort_sys::os_char>> {
+    #[cfg(windows)]
+    let mut text: Vec<ort_sys::os_char> =
+        std::os::windows::ffi::OsStrExt::encode_wide(path.as_os_str()).collect();
+    #[cfg(not(windows))]
+    let mut text: Vec<ort_sys::os_char> =
+        path.as_os_str().as_encoded_bytes().iter().map(|&byte| byte as ort_sys::os_char).collect();
+    if text.contains(&0) {
+        return Err(Error::Model { path: path.to_owned(), message: "its name has a zero byte".into() });
+    }
+    text.push(0);
+    Ok(text)
 }
 
 /// Makes a session of a model.

@@ -1,7 +1,7 @@
 //! Direct3D 12 adapters, by DXGI.
 
 use serde::{Deserialize, Serialize};
-use tilework_d3d12::{Choice, D3d12Error};
+use tilework_d3d12::D3d12Error;
 
 use super::found::Found;
 
@@ -10,61 +10,51 @@ use super::found::Found;
 pub struct Details {
     /// Its `TiledResourcesTier`, 0 to 4.
     tiled_resources_tier: u8,
-    /// What its memory is made of: "reserved buffers", "placed buffers" or "committed buffers".
+    /// What ranges and heaps are made of.
     backing: String,
     /// Why.
     reason: String,
 }
 
 impl Details {
-    fn of(choice: &Choice) -> Details {
-        Details {
-            tiled_resources_tier: choice.tier,
-            backing: choice.backing.to_string(),
-            reason: choice.reason.clone(),
-        }
-    }
-
     /// The lines to print.
     pub fn lines(&self) -> Vec<String> {
-        vec![format!(
-            "TiledResourcesTier {}, its memory in {}: {}",
-            self.tiled_resources_tier, self.backing, self.reason
-        )]
+        vec![format!("TiledResourcesTier {}; {}: {}", self.tiled_resources_tier, self.backing, self.reason)]
     }
 }
 
-/// Every adapter, or why there is none.
+/// Every adapter that DXGI finds, or why there is none. None anywhere but on Windows.
 pub fn find() -> Vec<Found> {
     match tilework_d3d12::list() {
-        Ok(all) => all.iter().map(look).collect(),
-        Err(error) => vec![Found::broken("d3d12", "", &error, fix(&error))],
+        Err(D3d12Error::NotWindows { .. }) => Vec::new(),
+        Ok(adapters) if adapters.is_empty() => {
+            vec![Found::broken("d3d12", "", "DXGI finds no adapter", FIX)]
+        }
+        Ok(adapters) => adapters.into_iter().map(look).collect(),
+        Err(error) => vec![Found::broken("d3d12", "", &error, FIX)],
     }
 }
 
-fn look(adapter: &tilework_d3d12::Found) -> Found {
-    let opened = adapter.choice.clone().and_then(|choice| {
-        let device = tilework_d3d12::open(adapter.index)?;
-        Ok(Found { d3d12: Some(Details::of(&choice)), ..Found::working(&*device, &adapter.name) })
-    });
-    let mut found = opened.unwrap_or_else(|error| {
-        let name = match adapter.index {
-            0 => "d3d12".to_owned(),
-            index => format!("d3d12:{index}"),
-        };
-        Found::broken(name, &adapter.name, &error, fix(&error))
-    });
-    if found.total_bytes.is_none() {
-        found.total_bytes = (adapter.memory_bytes > 0).then_some(adapter.memory_bytes);
+fn look(adapter: tilework_d3d12::Found) -> Found {
+    let opened = adapter.choice.and_then(|choice| Ok((choice, tilework_d3d12::open(adapter.index)?)));
+    match opened {
+        Ok((choice, device)) => Found {
+            d3d12: Some(Details {
+                tiled_resources_tier: choice.tier,
+                backing: choice.backing.to_string(),
+                reason: choice.reason,
+            }),
+            ..Found::working(&*device, adapter.name)
+        },
+        Err(error) => {
+            let name =
+                if adapter.index == 0 { "d3d12".to_owned() } else { format!("d3d12:{}", adapter.index) };
+            Found {
+                total_bytes: (adapter.memory_bytes > 0).then_some(adapter.memory_bytes),
+                ..Found::broken(name, adapter.name, &error, FIX)
+            }
+        }
     }
-    found
 }
 
-/// What to do about an error.
-fn fix(error: &D3d12Error) -> &'static str {
-    match error {
-        D3d12Error::NotWindows { .. } => "use another device, such as vulkan",
-        D3d12Error::NoAdapter => "install a graphics driver",
-        _ => "update the graphics driver, or use another device",
-    }
-}
+const FIX: &str = "install the driver of the GPU's maker, with Direct3D 12";

@@ -3,7 +3,7 @@
 //! | trait | with tiled resources | without |
 //! |---|---|---|
 //! | `reserve`, `unreserve` | a reserved buffer, which goes once the queue has passed it | a name |
-//! | `create`, `release` | an `ID3D12Heap`; goes likewise | a placed buffer over a heap, or a committed buffer |
+//! | `create`, `release` | an `ID3D12Heap`; goes likewise | a placed buffer over a heap, or a committed buffer; zeroed on the queue |
 //! | `map` | `UpdateTileMappings`, one call for each heap, pieces that continue each other made one | the heap's buffer is the range's |
 //! | `unmap` | `UpdateTileMappings` of nothing, behind the last use that was told of | it is no more |
 //! | `read`, `write` | copies through buffers that the host reaches; the host waits | the same |
@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tilework::device::books::{Books, no_host_heaps};
-use tilework::device::{Bind, Call, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
+use tilework::device::{Aliasing, Bind, Call, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
 use windows::Win32::Graphics::Direct3D12::ID3D12Resource;
 
 use super::adapters;
@@ -23,6 +23,7 @@ use super::order::{Dead, Order};
 use super::staging::Staging;
 use super::state::{Place, RangeBuffer, State};
 use super::view::{View, failed, failed_for, lock};
+use super::zeros::Zeros;
 use crate::choice::{Backing, Choice};
 use crate::error::{D3d12Error, Hresult};
 use crate::tiles::{TILE, batches};
@@ -44,6 +45,8 @@ pub struct D3d12 {
     state: Arc<Mutex<State>>,
     /// Made by the first that needs it.
     staging: Mutex<Option<Staging>>,
+    /// Likewise.
+    zeros: Option<Zeros>,
     /// Where the next range is.
     next_address: u64,
     calls: Calls,
@@ -100,6 +103,7 @@ impl D3d12 {
             memory: true,
             capacity_bytes: gpu.total_bytes,
             host_heaps: false,
+            aliasing: Aliasing::AliasingBarrier,
         };
         Ok(D3d12 {
             name: device_name(0),
@@ -107,6 +111,7 @@ impl D3d12 {
             state: Arc::new(Mutex::new(State::new(Books::new(caps.clone())))),
             caps,
             staging: Mutex::new(None),
+            zeros: None,
             next_address: FIRST_ADDRESS,
             calls: Calls::default(),
         })
@@ -125,8 +130,8 @@ impl D3d12 {
         self.order.settle()
     }
 
-    /// Memory of `bytes`; waits for what is buried if there is none otherwise.
-    fn take(&self, bytes: u64) -> Result<Memory, D3d12Error> {
+    /// Memory of `bytes`, zeroed; waits for what is buried if there is none otherwise.
+    fn take(&mut self, bytes: u64) -> Result<Memory, D3d12Error> {
         let gpu = self.order.gpu();
         if bytes > gpu.longest_heap {
             return Err(D3d12Error::Refused { function: "CreateHeap", code: Hresult::OUT_OF_MEMORY });
@@ -136,7 +141,17 @@ impl D3d12 {
         if taken.as_ref().is_err_and(D3d12Error::is_out_of_memory) && self.order.settle()? {
             taken = gpu.memory(backing, bytes);
         }
-        taken.map_err(|error| self.order.explain(error))
+        let memory = taken.map_err(|error| self.order.explain(error))?;
+        if let Some(buffer) = memory.buffer() {
+            let zeros = match &mut self.zeros {
+                Some(zeros) => zeros,
+                none => none.insert(Zeros::new(self.order.gpu())?),
+            };
+            // SAFETY: the buffer is the memory's and as long. From here on it goes through a grave, unless this fails: then
+            // nothing was executed, or the device is removed.
+            unsafe { zeros.fill(&self.order, buffer, bytes) }?;
+        }
+        Ok(memory)
     }
 
     /// Copies one way or the other, with the staging buffers; what is copied is resident for it.
@@ -231,7 +246,8 @@ impl Device for D3d12 {
     fn create(&mut self, bytes: u64) -> Result<HeapId, DeviceError> {
         const CALL: Call = Call::Create;
         let mut nanos = 0;
-        let mut state = lock(&self.state);
+        let shared = Arc::clone(&self.state);
+        let mut state = lock(&shared);
         state.books.check_create(bytes)?;
         let taken = timed(&mut nanos, || self.take(bytes));
         self.calls.nanos += nanos;

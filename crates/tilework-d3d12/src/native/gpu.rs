@@ -15,7 +15,8 @@ use windows::Win32::Graphics::Direct3D12::{
     D3D12_HEAP_TYPE_READBACK, D3D12_RESOURCE_DESC, D3D12_RESOURCE_DIMENSION_BUFFER,
     D3D12_RESOURCE_FLAG_ALLOW_UNORDERED_ACCESS, D3D12_RESOURCE_FLAG_NONE, D3D12_RESOURCE_STATE_COMMON,
     D3D12_RESOURCE_STATE_COPY_DEST, D3D12_RESOURCE_STATE_GENERIC_READ, D3D12_TEXTURE_LAYOUT_ROW_MAJOR,
-    ID3D12CommandQueue, ID3D12Device, ID3D12Heap, ID3D12Pageable, ID3D12Resource,
+    ID3D12CommandAllocator, ID3D12CommandQueue, ID3D12Device, ID3D12GraphicsCommandList, ID3D12Heap,
+    ID3D12Pageable, ID3D12Resource,
 };
 use windows::Win32::Graphics::Dxgi::Common::DXGI_SAMPLE_DESC;
 use windows::Win32::Graphics::Dxgi::{
@@ -29,14 +30,14 @@ use crate::choice::{Backing, Choice};
 use crate::error::D3d12Error;
 use crate::tiles::TILE;
 
-/// How many of the longest ranges the address space has room for: what is stitched needs room beside the homes.
-const LONGEST_RANGES: u64 = 4;
+/// How many of the longest ranges there must be room for at once: what is stitched lies beside the homes.
+const LONGEST_RANGES: usize = 4;
 
 /// No range and no heap is longer, in bits, so that tiles have numbers of 32 bits. Nor are they on any device.
 const MOST_ADDRESS_BITS: u32 = 47;
 
 /// How long a range is looked for where the memory is not known, bytes.
-const LONGEST_LOOKED_FOR: u64 = 1 << 40;
+const LONGEST_LOOKED_FOR: u64 = 256 << 30;
 
 /// A user's own device and queue. Direct3D counts who holds them: they stay as long as they are needed.
 #[derive(Clone)]
@@ -175,22 +176,25 @@ impl Gpu {
         Ok(gpu)
     }
 
-    /// What the device says of its address space is not what a buffer may take of it: that is tried.
+    /// What the device says of its address space is not what buffers may take of it: that is tried.
     fn find_longest_range(&self) -> u64 {
         if self.choice.backing != Backing::Tiled {
             // A range is as long as its heap there, and only a name before.
             return self.longest_heap;
         }
-        let wanted = match self.total_bytes {
-            // All homes in one, and no page tables for more.
-            Some(bytes) => bytes.next_power_of_two() * LONGEST_RANGES,
-            None => LONGEST_LOOKED_FOR,
-        };
-        let mut bytes = wanted.min(self.longest_heap).max(TILE * LONGEST_RANGES);
-        while bytes > TILE * LONGEST_RANGES && self.reserved(bytes).is_err() {
+        // Room for all homes in one, and no page tables for more.
+        let wanted = self.total_bytes.map_or(LONGEST_LOOKED_FOR, u64::next_power_of_two);
+        let mut bytes = wanted.min(self.longest_heap).max(TILE);
+        while bytes > TILE && !self.has_room_for(bytes) {
             bytes /= 2;
         }
-        bytes / LONGEST_RANGES / TILE * TILE
+        bytes
+    }
+
+    fn has_room_for(&self, bytes: u64) -> bool {
+        // Collected, so that all are there at once.
+        let ranges: Result<Vec<_>, _> = (0..LONGEST_RANGES).map(|_| self.reserved(bytes)).collect();
+        ranges.is_ok()
     }
 
     /// Objects that are alive.
@@ -219,7 +223,7 @@ impl Gpu {
         made("CreateReservedResource", created, buffer).map(|buffer| Counted::new(buffer, &self.buffers))
     }
 
-    /// Memory of `bytes`. Direct3D zeroes it.
+    /// Memory of `bytes`, which Direct3D zeroes ([`Zeros`](super::zeros::Zeros) tells where that is not relied on).
     pub fn memory(&self, backing: Backing, bytes: u64) -> Result<Memory, D3d12Error> {
         if backing == Backing::Committed {
             return self.committed(D3D12_HEAP_TYPE_DEFAULT, bytes).map(Memory::Committed);
@@ -276,6 +280,16 @@ impl Gpu {
             )
         };
         made("CreateCommittedResource", created, buffer).map(|buffer| Counted::new(buffer, &self.buffers))
+    }
+
+    /// A command list that is open, of the queue's type, and what it is recorded in.
+    pub fn commands(&self) -> Result<(ID3D12CommandAllocator, ID3D12GraphicsCommandList), D3d12Error> {
+        // SAFETY: the device is alive.
+        let allocator = unsafe { self.device.CreateCommandAllocator(self.kind) };
+        let allocator: ID3D12CommandAllocator = answer("CreateCommandAllocator", allocator)?;
+        // SAFETY: the allocator is of the list's type, and nothing else is recorded in it.
+        let list = unsafe { self.device.CreateCommandList(0, self.kind, &allocator, None) };
+        Ok((allocator, answer("CreateCommandList", list)?))
     }
 }
 

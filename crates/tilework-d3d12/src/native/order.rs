@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use windows::Win32::Foundation::{CloseHandle, HANDLE};
 use windows::Win32::Graphics::Direct3D12::{
     D3D12_FENCE_FLAG_NONE, D3D12_TILE_MAPPING_FLAG_NONE, D3D12_TILE_RANGE_FLAG_NONE,
-    D3D12_TILE_RANGE_FLAG_NULL, D3D12_TILE_REGION_SIZE, D3D12_TILED_RESOURCE_COORDINATE, ID3D12CommandList,
-    ID3D12Fence, ID3D12Heap, ID3D12Resource,
+    D3D12_TILE_RANGE_FLAG_NULL, D3D12_TILE_REGION_SIZE, D3D12_TILED_RESOURCE_COORDINATE,
+    ID3D12CommandAllocator, ID3D12CommandList, ID3D12Fence, ID3D12GraphicsCommandList, ID3D12Heap,
+    ID3D12Resource,
 };
 use windows::Win32::System::Threading::{CreateEventW, INFINITE, WaitForSingleObject};
 
@@ -29,6 +30,7 @@ const REMOVED: u64 = u64::MAX;
 pub enum Dead {
     Buffer(Counted<ID3D12Resource>),
     Memory(Memory),
+    Commands(ID3D12CommandAllocator, ID3D12GraphicsCommandList),
 }
 
 /// What something queued waits for, beside all that was queued before.

@@ -16,7 +16,7 @@ use super::{answer, made};
 use crate::error::D3d12Error;
 
 /// The most that one copy moves, bytes.
-const CHUNK: usize = 4 << 20;
+pub const CHUNK: usize = 4 << 20;
 
 /// A buffer for each way, and a command list.
 #[derive(Debug)]
@@ -32,17 +32,10 @@ pub struct Staging {
 impl Staging {
     /// Makes one.
     pub fn new(gpu: &Gpu) -> Result<Staging, D3d12Error> {
-        // SAFETY: interfaces that are held are alive, here and in all calls of this module; the list is of the queue's
-        // type, as its allocator.
-        let (allocator, list) = unsafe {
-            let allocator = gpu.device.CreateCommandAllocator(gpu.kind);
-            let allocator: ID3D12CommandAllocator = answer("CreateCommandAllocator", allocator)?;
-            let list = gpu.device.CreateCommandList(0, gpu.kind, &allocator, None);
-            let list: ID3D12GraphicsCommandList = answer("CreateCommandList", list)?;
-            // A list is open when it is new; each copy begins with a closed one.
-            answer("ID3D12GraphicsCommandList::Close", list.Close())?;
-            (allocator, list)
-        };
+        let (allocator, list) = gpu.commands()?;
+        // Each copy begins with a closed one.
+        // SAFETY: interfaces that are held are alive, here and in all calls of this module.
+        answer("ID3D12GraphicsCommandList::Close", unsafe { list.Close() })?;
         Ok(Staging {
             upload: gpu.committed(D3D12_HEAP_TYPE_UPLOAD, CHUNK as u64)?,
             readback: gpu.committed(D3D12_HEAP_TYPE_READBACK, CHUNK as u64)?,
@@ -138,7 +131,7 @@ impl Staging {
 }
 
 /// Where the host sees a buffer, of which it will read the first `reads` bytes.
-fn map(buffer: &ID3D12Resource, reads: usize) -> Result<*mut u8, D3d12Error> {
+pub fn map(buffer: &ID3D12Resource, reads: usize) -> Result<*mut u8, D3d12Error> {
     let range = D3D12_RANGE { Begin: 0, End: reads };
     let mut address = ptr::null_mut();
     // SAFETY: a buffer in memory that the host reaches; the pointers are valid for the call.
@@ -147,7 +140,7 @@ fn map(buffer: &ID3D12Resource, reads: usize) -> Result<*mut u8, D3d12Error> {
 }
 
 /// Undoes a map, after which the host has written the first `written` bytes.
-fn unmap(buffer: &ID3D12Resource, written: usize) {
+pub fn unmap(buffer: &ID3D12Resource, written: usize) {
     let range = D3D12_RANGE { Begin: 0, End: written };
     // SAFETY: mapped before.
     unsafe { buffer.Unmap(0, Some(&range)) };
