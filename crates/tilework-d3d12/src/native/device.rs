@@ -75,7 +75,8 @@ impl D3d12 {
     }
 
     /// A device that takes no tiles, whatever its tier: each heap is a placed buffer, or a committed one. For programs
-    /// that compare, and for drivers whose tiled resources are found wanting.
+    /// that compare, and for drivers whose tiled resources are found wanting. With [`Backing::Tiled`] it is as
+    /// [`over`](D3d12::over).
     ///
     /// # Errors
     /// As [`over`](D3d12::over), and when such buffers cannot be made.
