@@ -1,8 +1,8 @@
 //! Which heaps are resident, and who needs them to be.
 //!
-//! Direct3D counts: an object is resident while it was made so more often than it was evicted, and it begins with one. Who
-//! makes heaps resident before each use, to be sure, finds that one eviction evicts nothing any more. So there is one
-//! place that asks, and it asks for changes only: **a heap was evicted by us at most once more than made resident**.
+//! Direct3D counts: an object is resident while it was made so more often than it was evicted, and it begins with one.
+//! Who makes heaps resident before each use, to be sure, finds that one eviction evicts nothing any more. So there is
+//! one place that asks, and it asks for changes only: **a heap was evicted by us at most once more than made resident**.
 //!
 //! ```text
 //!                 evict, and nobody refers to it
@@ -175,7 +175,8 @@ mod tests {
                         make_resident(&mut residency, &mut counts, &heaps);
                     }
                     4 => {
-                        let heaps: Vec<_> = [which, which + 1].map(HeapId).into_iter().filter(|heap| counts.contains_key(heap)).collect();
+                        let mut heaps = [which, which + 1].map(HeapId).to_vec();
+                        heaps.retain(|heap| counts.contains_key(heap));
                         let absent = residency.evicted_of(&heaps);
                         make_resident(&mut residency, &mut counts, &absent);
                         residency.refer(&heaps);

@@ -104,7 +104,9 @@ mod tests {
     proptest! {
         /// Tile by tile the calls map what the binds say, no call has a heap twice, and no two pieces could be one.
         #[test]
-        fn calls_map_what_the_binds_say(parts in proptest::collection::vec((0..4_u64, 0..9_u64, 1..5_u64, 0..2_u64), 0..40)) {
+        fn calls_map_what_the_binds_say(
+            parts in proptest::collection::vec((0..4_u64, 0..9_u64, 1..5_u64, 0..2_u64), 0..40),
+        ) {
             let mut at = 0;
             let mut binds = Vec::new();
             for (heap, from, tiles, gap) in parts {
