@@ -3,6 +3,9 @@ use std::ptr;
 use super::*;
 use crate::manager::{tilework_alloc, tilework_destroy, tilework_free, tilework_trim};
 
+/// Held by a test that uses Vulkan: drivers are not what is tested here.
+static ALONE: Mutex<()> = Mutex::new(());
+
 /// A Vulkan that a program would have: instance, device and queue, kept by the view.
 fn own() -> Option<(View, TileworkVulkanParts, ash::Entry)> {
     if std::env::var_os("TILEWORK_TEST_VULKAN").is_none() {
@@ -54,6 +57,7 @@ fn create(parts: &TileworkVulkanParts) -> Result<*mut TileworkManager, (Tilework
 
 #[test]
 fn work_is_ordered_with_binds_by_what_c_is_told() {
+    let _alone = ALONE.lock();
     let Some((view, parts, _entry)) = own() else { return };
     let manager = create(&parts).unwrap();
     let device = view.device();
@@ -120,6 +124,7 @@ fn work_is_ordered_with_binds_by_what_c_is_told() {
 
 #[test]
 fn parts_that_cannot_be_used_are_named() {
+    let _alone = ALONE.lock();
     let nothing = TileworkVulkanParts {
         size: size_of::<TileworkVulkanParts>(),
         get_instance_proc_addr: ptr::null(),

@@ -1,7 +1,8 @@
 //! Vulkan with validation layers, whose messages make a test fail.
 
 use std::ffi::c_void;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{self, ThreadId};
 
 use ash::{ext, vk};
 
@@ -14,10 +15,33 @@ const WANTED: &str = "TILEWORK_TEST_VULKAN";
 
 type Messages = Arc<Mutex<Vec<String>>>;
 
-/// Held while an instance or a device is made or destroyed. The layer knows a device by an address of the loader's, and
-/// forgets it after the loader has given that address back: another device made in between, which may get the same
-/// one, would be forgotten instead, and the next call on it goes nowhere.
-static MAKING: Mutex<()> = Mutex::new(());
+/// Which thread has devices with validation, and how many: others wait until it has none. The layer (1.4.309) knows a
+/// device by an address of the loader's, and forgets it after that address may have been given to another device: the
+/// next call on that one goes nowhere.
+static TURN: Mutex<Option<(ThreadId, usize)>> = Mutex::new(None);
+static OVER: Condvar = Condvar::new();
+
+/// A share of a thread's turn, which ends with the last.
+struct Turn;
+
+impl Turn {
+    fn wait() -> Turn {
+        let own = thread::current().id();
+        let others = |turn: &mut Option<(ThreadId, usize)>| turn.is_some_and(|(thread, _)| thread != own);
+        let mut turn = OVER.wait_while(TURN.lock().unwrap(), others).unwrap();
+        let shares = turn.map_or(0, |(_, shares)| shares);
+        *turn = Some((own, shares + 1));
+        Turn
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut turn = TURN.lock().unwrap();
+        *turn = turn.map(|(thread, shares)| (thread, shares - 1)).filter(|&(_, shares)| shares > 0);
+        OVER.notify_all();
+    }
+}
 
 /// An instance with validation and a device on it. When it is dropped, after all that was made of it, every message
 /// that came until then is a failure: objects that were left, too.
@@ -29,6 +53,8 @@ pub struct Rig {
     /// Cleared by tests that provoke messages.
     pub strict: bool,
     pub entry: ash::Entry,
+    /// Dropped last.
+    _turn: Turn,
 }
 
 impl Rig {
@@ -47,7 +73,7 @@ impl Rig {
     }
 
     fn try_new() -> Result<Rig, VulkanError> {
-        let _alone = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = Turn::wait();
         let entry = own::load()?;
         let layers = [c"VK_LAYER_KHRONOS_validation"];
         let instance = own::make_instance(&entry, &layers, &[ext::debug_utils::NAME])?;
@@ -67,7 +93,7 @@ impl Rig {
         let messenger = unsafe { debug.create_debug_utils_messenger(&info, None) }.unwrap();
         // SAFETY: the instance was made a moment ago.
         let made = unsafe { own::make_device(&instance, 0) }?;
-        Ok(Rig { instance, made, messenger: (debug, messenger), messages, strict: true, entry })
+        Ok(Rig { instance, made, messenger: (debug, messenger), messages, strict: true, entry, _turn: turn })
     }
 
     /// Its parts, which own it.
@@ -79,7 +105,6 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        let _alone = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: made by `new`, and owned by whoever used it, who has destroyed the rest.
         unsafe {
             self.made.device.destroy_device(None);
