@@ -82,8 +82,8 @@ pub fn open(name: &str) -> anyhow::Result<Box<dyn Device>> {
 #[derive(clap::Args)]
 pub struct Replaying {
     /// Where: host, sim-h200, sim-d3d12, null, cuda or cuda:N (an NVIDIA GPU, the first or the one numbered N),
-    /// vulkan or vulkan:N (a Vulkan device, likewise), d3d12 or d3d12:N (a Direct3D 12 adapter, on Windows); a model runs on host or cuda [default: for traces sim-h200,
-    /// host with --verify; for models host]
+    /// vulkan or vulkan:N (a Vulkan device, likewise), d3d12 or d3d12:N (a Direct3D 12 adapter, on Windows); a model
+    /// runs on host or cuda [default: for traces sim-h200, host with --verify; for models host]
     #[arg(long, value_name = "NAME", value_parser = parse_device)]
     pub device: Option<String>,
 

@@ -223,13 +223,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_host_decides_how_the_command_ends() {
+    fn devices_that_have_memory_decide_how_the_command_ends() {
         let with = |host| {
             let cuda = Found::broken("cuda", "", "no driver", "install it");
             Report::new(vec![host, of_library("null"), cuda], Vec::new())
         };
         let failing = with(Found::broken("host", "memory of the host", "memfd_create failed", HOST_FIX));
         assert!(failing.verdict().is_err() && !failing.ok);
+        let gpu = with(Found { name: "vulkan".to_owned(), ..of_library("null") });
+        assert!(gpu.verdict().is_ok() && gpu.ok, "a GPU without the host's device will do");
         let found = with(of_library("host"));
         assert_eq!(
             (found.verdict().is_ok(), found.ok),

@@ -24,6 +24,8 @@
 //!   *held*: bytes of physical memory created and not released. *reserved*: bytes of address space.
 //! * *lane*: the memory whose uses one stream orders. *stock*: heaps that no lane has. *pending*: freed, and
 //!   waiting for other streams that used it.
+//! * *fence*, *event*: a place in the work of a queue, *passed* once everything queued before it has run. *retained*: kept
+//!   until a fence has passed. *aliasing*: the use of memory at one place after its use at another.
 //! * *group*: lanes whose memory goes and comes together. *evict*: contents to the host, where they are *kept*, physical
 //!   memory to others; the group is *absent* until it is *restored*, *resident* again. *pinned*: not to be evicted; of host
 //!   memory, that the device copies by itself. *spilled*: physical memory that is on the host.

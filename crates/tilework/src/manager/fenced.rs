@@ -73,10 +73,13 @@ impl Fenced {
             std::mem::take(&mut self.order).into_iter().partition(|&id| self.has_passed(id));
         let passed: VecDeque<BlockId> = passed;
         self.order = waiting;
-        passed.into_iter().try_for_each(|id| {
+        // All of them, whatever one meets: those left out would wait for ever.
+        let mut outcome = Ok(());
+        for id in passed {
             self.freed.remove(&id);
-            self.inner.free(id)
-        })
+            outcome = outcome.and(self.inner.free(id));
+        }
+        outcome
     }
 
     fn has_passed(&self, id: BlockId) -> bool {
