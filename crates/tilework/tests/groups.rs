@@ -66,8 +66,8 @@ fn nothing_is_lost_in_files() {
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "no file has a name");
 }
 
-/// Blows over a device of which calls fail now and then.
-fn blow_with_faults(seed: u64, plan: Plan) {
+/// Blows over a device of which calls fail now and then; the requests that failed with them.
+fn blow_with_faults(seed: u64, plan: Plan) -> u64 {
     let device = Fault::new(Host::new().unwrap());
     let faults = device.faults();
     let options = Options { heap_bytes: 4 * MIB, ..Options::default() };
@@ -75,35 +75,37 @@ fn blow_with_faults(seed: u64, plan: Plan) {
     faults.set(plan);
     let told =
         storm(&front, "group", &STREAMS, Weather { operations: 1500, ..weather(seed) }, || faults.clear());
-    assert!(faults.failed() > 0 && told.failed + told.refused > 0, "nothing failed: {told:?}");
+    assert!(faults.failed() > 0, "nothing failed: {told:?}");
     front.trim().unwrap();
     assert_eq!(front.usage().held, 0, "what could not be given back is given back once it can be");
+    told.failed
 }
 
 #[test]
 fn nothing_is_lost_where_any_call_fails() {
     for every in [97, 13] {
-        blow_with_faults(every, Plan::every(every));
+        assert!(blow_with_faults(every, Plan::every(every)) > 0);
     }
 }
 
 #[test]
 fn nothing_is_lost_where_taking_fails() {
+    // Served after all where evicting or trimming finds room: no request need fail.
     blow_with_faults(1, Plan::every(5).of(Call::Create).out_of_memory());
-    blow_with_faults(2, Plan::every(7).of(Call::Create));
-    blow_with_faults(3, Plan::every(7).of(Call::Map).halfway());
+    assert!(blow_with_faults(2, Plan::every(7).of(Call::Create)) > 0);
+    assert!(blow_with_faults(3, Plan::every(7).of(Call::Map).halfway()) > 0);
 }
 
 #[test]
 fn nothing_is_lost_where_giving_back_fails() {
-    blow_with_faults(4, Plan::every(5).of(Call::Unmap));
-    blow_with_faults(5, Plan::every(3).of(Call::Release));
+    assert!(blow_with_faults(4, Plan::every(5).of(Call::Unmap)) > 0);
+    assert!(blow_with_faults(5, Plan::every(3).of(Call::Release)) > 0);
 }
 
 #[test]
 fn nothing_is_lost_where_copies_fail() {
-    blow_with_faults(6, Plan::every(41).of(Call::Read));
-    blow_with_faults(7, Plan::every(41).of(Call::Write));
+    assert!(blow_with_faults(6, Plan::every(41).of(Call::Read)) > 0);
+    assert!(blow_with_faults(7, Plan::every(41).of(Call::Write)) > 0);
 }
 
 /// Waits for the others when it is dropped, so that a thread that panics keeps none of them waiting for ever.

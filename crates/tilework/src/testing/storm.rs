@@ -63,6 +63,7 @@ impl Random {
 }
 
 struct Held {
+    address: u64,
     group: GroupId,
     bytes: u64,
     /// None: undefined.
@@ -90,6 +91,7 @@ pub fn storm(front: &Shared, name: &str, streams: &[Stream], weather: Weather, c
             Member { id, pins: 0 }
         })
         .collect();
+    // By age and not by address, so that a seed chooses the same blocks wherever the system put them.
     let mut blocks: BTreeMap<u64, Held> = BTreeMap::new();
     for _ in 0..weather.operations {
         let group = random.below(u64::from(weather.groups)) as usize;
@@ -109,7 +111,7 @@ pub fn storm(front: &Shared, name: &str, streams: &[Stream], weather: Weather, c
                         let seed = random.next();
                         let filled = fill(front, address, bytes, seed);
                         let seed = filled.inspect_err(|error| told.note(error)).ok().map(|()| seed);
-                        blocks.insert(address, Held { group: id, bytes, seed });
+                        blocks.insert(told.allocations, Held { address, group: id, bytes, seed });
                     }
                     Err(Error::Evicted { .. }) => assert!(!here, "a request was refused"),
                     Err(error) => told.note(&error),
@@ -117,10 +119,10 @@ pub fn storm(front: &Shared, name: &str, streams: &[Stream], weather: Weather, c
                 front.unpin(id).expect("a pinned group");
             }
             45..58 => {
-                if let Some((&address, _)) = blocks.range(pick(&mut random, &blocks)..).next() {
-                    let block = blocks.remove(&address).expect("a live block");
-                    told.check(front, address, &block);
-                    front.free(address).expect("a live block is freed");
+                if let Some((&age, _)) = blocks.range(pick(&mut random, &blocks)..).next() {
+                    let block = blocks.remove(&age).expect("a live block");
+                    told.check(front, &block);
+                    front.free(block.address).expect("a live block is freed");
                 }
             }
             58..68 => match front.evict(id) {
@@ -160,8 +162,8 @@ pub fn storm(front: &Shared, name: &str, streams: &[Stream], weather: Weather, c
             96..98 => front.end_of_execution().unwrap_or_else(|error| told.note(&error)),
             _ => {
                 let at = pick(&mut random, &blocks);
-                if let Some((&address, block)) = blocks.range(at..).next() {
-                    told.check(front, address, block);
+                if let Some((_, block)) = blocks.range(at..).next() {
+                    told.check(front, block);
                 }
             }
         }
@@ -173,13 +175,12 @@ pub fn storm(front: &Shared, name: &str, streams: &[Stream], weather: Weather, c
         // The first may report what a prefetch met.
         let _earlier = front.restore(member.id, Some(streams[0])).inspect_err(|error| told.note(error));
         front.restore(member.id, Some(streams[0])).expect("without a limit and faults a group comes back");
-        let here = |(_, block): &(&u64, &Held)| block.group == member.id;
-        for (&address, block) in blocks.iter().filter(here) {
-            told.check(front, address, block);
+        for block in blocks.values().filter(|block| block.group == member.id) {
+            told.check(front, block);
         }
     }
-    for &address in blocks.keys() {
-        front.free(address).expect("a live block is freed");
+    for block in blocks.values() {
+        front.free(block.address).expect("a live block is freed");
     }
     for group in front.groups().iter().filter(|group| group.name.starts_with(name)) {
         told.bytes_out += group.bytes_out;
@@ -199,12 +200,12 @@ impl Storm {
         }
     }
 
-    fn check(&mut self, front: &Shared, address: u64, block: &Held) {
+    fn check(&mut self, front: &Shared, block: &Held) {
         let Some(seed) = block.seed else { return };
         front.pin(block.group).expect("a group");
         if resident(front, block.group) {
             self.checks += 1;
-            self.compare(front, address, block.bytes, seed);
+            self.compare(front, block.address, block.bytes, seed);
         }
         front.unpin(block.group).expect("a pinned group");
     }
@@ -225,7 +226,7 @@ fn resident(front: &Shared, group: GroupId) -> bool {
     front.residence(group) == Ok(Residence::Resident)
 }
 
-/// An address to look for a block from.
+/// An age to look for a block from.
 fn pick(random: &mut Random, blocks: &BTreeMap<u64, Held>) -> u64 {
     let (Some((&first, _)), Some((&last, _))) = (blocks.first_key_value(), blocks.last_key_value()) else {
         return 0;
