@@ -15,7 +15,7 @@ const WANTED: &str = "TILEWORK_TEST_VULKAN";
 
 type Messages = Arc<Mutex<Vec<String>>>;
 
-/// Which thread has devices with validation, and how many: others wait until it has none. The layer (1.4.309) knows a
+/// Which thread has devices with validation, and how many: others wait until it has none. The layer (1.3.239) knows a
 /// device by an address of the loader's, and forgets it after that address may have been given to another device: the
 /// next call on that one goes nowhere.
 static TURN: Mutex<Option<(ThreadId, usize)>> = Mutex::new(None);
