@@ -181,6 +181,37 @@ typedef struct tilework_vulkan_slice {
   uint64_t range;
 } tilework_vulkan_slice;
 
+#if defined(_WIN32)
+// A program's own Direct3D 12. Set `size` to `sizeof(tilework_d3d12_parts)` and everything else to zero, then the rest.
+typedef struct tilework_d3d12_parts {
+  // `sizeof(tilework_d3d12_parts)`: a later version of this structure is longer.
+  size_t size;
+  // The `ID3D12Device`.
+  void *device;
+  // The `ID3D12CommandQueue` of it that memory is mapped on, direct or compute.
+  void *queue;
+  // The `IDXGIAdapter3` of the device, by any of its interfaces, which tells how much memory there is; null if that
+  // need not be known.
+  void *adapter;
+} tilework_d3d12_parts;
+#endif
+
+#if defined(_WIN32)
+// Where an address is.
+typedef struct tilework_d3d12_slice {
+  // The `ID3D12Resource` to name in descriptors and copies, a buffer. It is the manager's and not counted for the
+  // caller: who keeps it longer than the block calls `AddRef`.
+  void *resource;
+  // Where in the buffer, bytes.
+  uint64_t offset;
+  // The GPU's address of it.
+  uint64_t gpu_address;
+  // A number of the buffer's that is never another's, as the pointer may be: what was recorded for a block holds
+  // while this and the offset are the same.
+  uint64_t range;
+} tilework_d3d12_slice;
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
@@ -434,6 +465,82 @@ enum tilework_status tilework_vulkan_submit(tilework_manager *manager,
                                             uint32_t count,
                                             const void *submits,
                                             uint64_t fence);
+
+#if defined(_WIN32)
+// Makes a manager on a Direct3D 12 device of the program's and stores its handle. The options' device may be null, or
+// "d3d12". Where the device has no tiled resources, memory is placed and not tiled, and there are no groups. Device, queue
+// and adapter are counted (`AddRef`) until `tilework_destroy` has returned.
+//
+// Memory is mapped and unmapped on the queue, in order with the command lists that are executed on it. There nothing waits
+// for anything: a block may be freed as soon as the last list that uses it was handed to `ExecuteCommandLists`, and later
+// lists use the memory. Each list has an aliasing barrier that names no resource before it first uses a block. Other
+// queues wait for `tilework_d3d12_ready`, and `tilework_d3d12_used_by` is told of their end. Streams are names only:
+// there is one queue.
+//
+// # Safety
+// `options` must point to the structure, with its `size` set and its texts null or terminated. `parts` must point to
+// the structure, with its `size` set: each part null or alive, the queue made by the device, and the adapter the device's.
+// `out` must be null or valid for a write.
+enum tilework_status tilework_create_on_d3d12(const struct tilework_options *options,
+                                              const struct tilework_d3d12_parts *parts,
+                                              tilework_manager **out);
+#endif
+
+#if defined(_WIN32)
+// Stores the buffer that a live block's address lies in, and where.
+//
+// # Safety
+// `out` must be null or valid for a write.
+enum tilework_status tilework_d3d12_find(tilework_manager *manager,
+                                         uint64_t address,
+                                         struct tilework_d3d12_slice *out);
+#endif
+
+#if defined(_WIN32)
+// Stores an `ID3D12Fence` of the manager's, and the value it has once the manager's queue has passed all that is on it now,
+// the mapping of everything allocated so far included. Another queue waits for it before it uses blocks. The fence is not
+// counted for the caller, and always the same: it lives until `tilework_destroy`.
+//
+// # Safety
+// `fence` and `value` must each be null or valid for a write.
+enum tilework_status tilework_d3d12_ready(tilework_manager *manager,
+                                          void **fence,
+                                          uint64_t *value);
+#endif
+
+#if defined(_WIN32)
+// Tells that what was executed so far on another queue has used the manager's memory for the last time when the
+// `ID3D12Fence` has `value`. What is unmapped or given back from here on waits for it, on the device; blocks may be freed
+// then. Per fence the greatest value counts. The fence is counted (`AddRef`) as long as it is needed.
+//
+// # Safety
+// `fence` must be null, or alive and of the device. Something must have been queued that signals the value and waits for
+// nothing that comes after it on the manager's queue.
+enum tilework_status tilework_d3d12_used_by(tilework_manager *manager,
+                                            void *fence,
+                                            uint64_t value);
+#endif
+
+#if defined(_WIN32)
+// Lets the system have the memory of all that the manager holds, contents kept (`ID3D12Device::Evict`), and stores how many
+// bytes that were; `bytes` may be null. The host waits until what was queued has passed. Nothing that uses blocks may be
+// executed before `tilework_d3d12_make_resident`. What is evicted already is not evicted again.
+//
+// # Safety
+// `bytes` must be null or valid for a write.
+enum tilework_status tilework_d3d12_evict(tilework_manager *manager,
+                                          uint64_t *bytes);
+#endif
+
+#if defined(_WIN32)
+// Brings back all that was evicted, and stores how many bytes that were; `bytes` may be null. It returns once they are
+// there. What is resident is left as it is, so that one eviction evicts however often this was called.
+//
+// # Safety
+// `bytes` must be null or valid for a write.
+enum tilework_status tilework_d3d12_make_resident(tilework_manager *manager,
+                                                  uint64_t *bytes);
+#endif
 
 #ifdef __cplusplus
 }  // extern "C"

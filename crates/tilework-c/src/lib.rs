@@ -3,9 +3,9 @@
 //! ```text
 //!   include/tilework.h                  python/tilework
 //!        │                                   │
-//!   manager, groups, vulkan             torch    the functions that PyTorch calls,
-//!        │                                   │    one shared manager for each GPU
-//!        │                              ort      the allocators that ONNX Runtime calls,
+//!   manager, groups, vulkan, d3d12      torch    the functions that PyTorch calls,
+//!        │             └───┬───┘             │    one shared manager for each GPU
+//!        │               views          ort      the allocators that ONNX Runtime calls,
 //!        │                                   │    over the same managers and one for the host
 //!        └───── call, handles, open ─────────┘
 //!                        │
@@ -15,6 +15,8 @@
 //! Nothing here panics into its caller, prints, or ends the process: [`call`] is around every entry.
 
 mod call;
+#[cfg(windows)]
+mod d3d12;
 #[cfg(target_os = "linux")]
 mod entered;
 mod groups;
@@ -28,4 +30,5 @@ mod ort;
 mod symbols;
 #[cfg(target_os = "linux")]
 mod torch;
+mod views;
 mod vulkan;

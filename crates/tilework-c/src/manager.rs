@@ -8,6 +8,8 @@ use tilework::manager::Stream;
 use tilework::shared::{Filter, PoolId, Shared};
 
 use crate::call::{self, Failure, Result, TileworkStatus, status};
+#[cfg(windows)]
+use crate::d3d12;
 use crate::handles;
 use crate::open::{self, Settings};
 use crate::vulkan;
@@ -200,6 +202,8 @@ pub extern "C" fn tilework_destroy(manager: *mut TileworkManager) -> TileworkSta
     status(|| {
         handles::remove(manager.addr()).map(drop)?;
         vulkan::forget(manager.addr());
+        #[cfg(windows)]
+        d3d12::forget(manager.addr());
         Ok(())
     })
 }

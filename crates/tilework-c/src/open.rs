@@ -64,17 +64,23 @@ fn open(name: &str) -> Result<(Box<dyn Device>, Box<dyn Streams>)> {
         None if tilework::device::NAMES.contains(&name) => {
             Ok((tilework::device::open(name).map_err(|e| failed(e.to_string()))?, Box::new(InOrder)))
         }
-        // Unmapping waits, on the device, for uses that it is told of: the program has to have the queue.
-        None if tilework_vulkan::index(name).is_some() => Err(Failure::new(
-            TileworkStatus::Unsupported,
-            format!("{name} is the program's own to open: use tilework_create_on_vulkan"),
-        )),
+        // Memory is unmapped in the order of a queue: the program has to have it.
+        None if tilework_vulkan::index(name).is_some() => Err(own(name, "tilework_create_on_vulkan")),
+        None if tilework_d3d12::index(name).is_some() => {
+            Err(own(name, "tilework_create_on_d3d12, which the library for Windows has"))
+        }
         None => {
             let known = tilework::device::NAMES.join(", ");
             let text = format!("unknown device {name:?}: the devices are {known}, cuda and cuda:N");
             Err(Failure::argument(text))
         }
     }
+}
+
+/// A device that cannot be opened by its name.
+fn own(name: &str, create: &str) -> Failure {
+    let text = format!("{name} is the program's own to open: use {create}");
+    Failure::new(TileworkStatus::Unsupported, text)
 }
 
 #[cfg(test)]
@@ -85,6 +91,7 @@ mod tests {
     fn what_cannot_be_opened_is_named() {
         for (name, status, says) in [
             ("vulkan:1", TileworkStatus::Unsupported, "use tilework_create_on_vulkan"),
+            ("d3d12", TileworkStatus::Unsupported, "use tilework_create_on_d3d12"),
             ("vulkan:x", TileworkStatus::InvalidArgument, "unknown device \"vulkan:x\""),
         ] {
             let Err(failure) = shared(name, &Settings::default()) else { panic!("{name} was opened") };

@@ -6,17 +6,13 @@
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustc_hash::FxHashMap;
 use tilework::device::DeviceError;
-use tilework::shared::Shared;
-use tilework::shared::streams::InOrder;
 use tilework_vulkan::ash::{self, vk, vk::Handle};
 use tilework_vulkan::{Parts, View, Vulkan};
 
-use crate::call::{self, Failure, Result, TileworkStatus, status};
-use crate::handles;
-use crate::manager::{TileworkManager, TileworkOptions, put, settings};
-use crate::open::{self, Settings};
+use crate::call::{Failure, Result, TileworkStatus};
+use crate::manager::{TileworkManager, TileworkOptions, put};
+use crate::views::Views;
 
 /// A program's own Vulkan. Set `size` to `sizeof(tilework_vulkan_parts)` and everything else to zero, then the rest.
 #[repr(C)]
@@ -56,29 +52,11 @@ pub struct TileworkVulkanSlice {
     pub range: u64,
 }
 
-/// By their managers' handles.
-static VIEWS: Mutex<Option<FxHashMap<usize, View>>> = Mutex::new(None);
-
-fn views<T>(body: impl FnOnce(&mut FxHashMap<usize, View>) -> T) -> T {
-    // Each change is one call of the map's.
-    let mut views = VIEWS.lock().unwrap_or_else(PoisonError::into_inner);
-    body(views.get_or_insert_default())
-}
+static VIEWS: Views<View> = Views::new("vulkan");
 
 /// Lets go of what belongs to a manager that is no more.
 pub(crate) fn forget(handle: usize) {
-    // Dropped once the lock is not held: the last view may free much.
-    let _view = views(|views| views.remove(&handle));
-}
-
-fn with_view(manager: *mut TileworkManager, body: impl FnOnce(&View) -> Result<()>) -> TileworkStatus {
-    status(|| {
-        handles::with(manager.addr(), |_| {
-            let view = views(|views| views.get(&manager.addr()).cloned());
-            let view = view.ok_or_else(|| Failure::argument("the manager is not on Vulkan"))?;
-            body(&view)
-        })
-    })
+    VIEWS.forget(handle);
 }
 
 fn refused(error: &impl ToString) -> Failure {
@@ -135,21 +113,6 @@ unsafe fn parts(given: *const TileworkVulkanParts) -> Result<Parts> {
     })
 }
 
-/// A manager on these parts, and the view of its device.
-///
-/// # Safety
-/// As for [`tilework_create_on_vulkan`].
-unsafe fn shared(settings: &Settings, given: *const TileworkVulkanParts) -> Result<(Shared, View)> {
-    open::check(settings)?;
-    // SAFETY: the same contract.
-    let device = unsafe { Vulkan::over(parts(given)?) }.map_err(|error| refused(&error))?;
-    let view = device.view();
-    // One queue, in whose order the device maps and unmaps.
-    let shared = Shared::new(Box::new(device), Box::new(InOrder), &settings.options)?;
-    shared.set_limit(settings.limit)?;
-    Ok((shared, view))
-}
-
 /// Makes a manager on a Vulkan device of the program's and stores its handle. The options' device may be null, or
 /// "vulkan".
 ///
@@ -168,23 +131,14 @@ pub unsafe extern "C" fn tilework_create_on_vulkan(
     parts: *const TileworkVulkanParts,
     out: *mut *mut TileworkManager,
 ) -> TileworkStatus {
-    status(|| {
-        if out.is_null() {
-            return Err(Failure::argument("the place for the manager is null"));
-        }
+    let open = || {
         // SAFETY: as this function demands.
-        let settings = unsafe { settings(options)? };
-        if settings.device.as_deref().is_some_and(|device| device != "vulkan") {
-            return Err(Failure::argument("the options' device must be null or \"vulkan\" here"));
-        }
-        call::watch_forks();
-        // SAFETY: as this function demands.
-        let (shared, view) = unsafe { shared(&settings, parts)? };
-        let handle = handles::register(Arc::new(shared));
-        views(|views| views.insert(handle, view));
-        // SAFETY: as this function demands.
-        unsafe { put(out, std::ptr::without_provenance_mut(handle)) }
-    })
+        let device = unsafe { Vulkan::over(self::parts(parts)?) }.map_err(|error| refused(&error))?;
+        let view = device.view();
+        Ok((device, view))
+    };
+    // SAFETY: as this function demands.
+    unsafe { VIEWS.create(options, out, open) }
 }
 
 /// Stores the buffer that a live block's address lies in, and where.
@@ -197,7 +151,7 @@ pub unsafe extern "C" fn tilework_vulkan_find(
     address: u64,
     out: *mut TileworkVulkanSlice,
 ) -> TileworkStatus {
-    with_view(manager, |view| {
+    VIEWS.with(manager, |view| {
         let slice = view.find(address).ok_or_else(|| {
             Failure::new(
                 TileworkStatus::UnknownAddress,
@@ -221,7 +175,7 @@ pub unsafe extern "C" fn tilework_vulkan_ready(
     semaphore: *mut u64,
     value: *mut u64,
 ) -> TileworkStatus {
-    with_view(manager, |view| {
+    VIEWS.with(manager, |view| {
         let (ready, at) = view.ready();
         // SAFETY: as this function demands.
         unsafe {
@@ -243,7 +197,7 @@ pub unsafe extern "C" fn tilework_vulkan_used_by(
     semaphore: u64,
     value: u64,
 ) -> TileworkStatus {
-    with_view(manager, |view| {
+    VIEWS.with(manager, |view| {
         if semaphore == 0 {
             return Err(Failure::argument("the semaphore is null"));
         }
@@ -265,7 +219,7 @@ pub unsafe extern "C" fn tilework_vulkan_submit(
     submits: *const c_void,
     fence: u64,
 ) -> TileworkStatus {
-    with_view(manager, |view| {
+    VIEWS.with(manager, |view| {
         if submits.is_null() && count > 0 {
             return Err(Failure::argument("the submissions are null"));
         }

@@ -6,8 +6,7 @@ use std::path::Path;
 fn the_header_is_current() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let config = cbindgen::Config::from_file(root.join("cbindgen.toml")).unwrap();
-    let sources = ["src/call.rs", "src/manager.rs", "src/groups.rs", "src/vulkan.rs"];
-    let builder = sources.iter().fold(cbindgen::Builder::new(), |b, source| b.with_src(root.join(source)));
+    let builder = cbindgen::Builder::new().with_src(root.join("tests/header/exports.rs"));
     let mut header = Vec::new();
     builder.with_config(config).generate().unwrap().write(&mut header);
     let header = String::from_utf8(header).unwrap();

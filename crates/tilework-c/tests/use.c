@@ -3,29 +3,10 @@
 
 #define _DEFAULT_SOURCE
 #include <pthread.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "tilework.h"
-
-#define CHECK(what) \
-    do { \
-        if (!(what)) { \
-            const char *why = tilework_last_error(); \
-            fprintf(stderr, "line %d: %s: %s\n", __LINE__, #what, why ? why : "no error was kept"); \
-            exit(1); \
-        } \
-    } while (0)
-#define DONE(call) CHECK((call) == TILEWORK_STATUS_OK)
-// The call must fail this way, and say so in words with these in them.
-#define REFUSED(call, status, words) \
-    do { \
-        CHECK((call) == (status)); \
-        CHECK(tilework_last_error() && strstr(tilework_last_error(), words)); \
-    } while (0)
+#include "check.h"
 
 enum { BLOCKS = 64, ROUNDS = 20, THREADS = 4 };
 #define MIB ((uint64_t)1 << 20)

@@ -79,10 +79,8 @@ fn words(block: &Block) -> &'static mut [u32] {
 }
 
 fn compute(layer: &Layer) {
-    let (input, weights) = (words(&layer.input), words(&layer.weights));
-    for (i, word) in words(&layer.output).iter_mut().enumerate() {
-        *word = input[i % input.len()].wrapping_mul(3).wrapping_add(weights[i % weights.len()]);
-    }
+    let out = words(&layer.output);
+    out.copy_from_slice(&Late::output(words(&layer.input), words(&layer.weights), out.len()));
 }
 
 impl Queue for Late {

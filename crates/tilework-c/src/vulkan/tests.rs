@@ -2,6 +2,8 @@ use std::ptr;
 
 use super::*;
 use crate::manager::{tilework_alloc, tilework_destroy, tilework_free, tilework_trim};
+use crate::open::{self, Settings};
+use crate::{call, handles};
 
 /// Held by a test that uses Vulkan: drivers are not what is tested here.
 static ALONE: Mutex<()> = Mutex::new(());

@@ -27,7 +27,7 @@ use windows::core::Interface;
 use super::adapters::Description;
 use super::{answer, made};
 use crate::choice::{Backing, Choice};
-use crate::error::D3d12Error;
+use crate::error::{D3d12Error, Hresult};
 use crate::tiles::TILE;
 
 /// How many of the longest ranges there must be room for at once: what is stitched lies beside the homes.
@@ -163,6 +163,7 @@ impl Gpu {
             device,
             queue,
         };
+        gpu.check_that_it_is_there()?;
         let mut options = D3D12_FEATURE_DATA_D3D12_OPTIONS::default();
         ask(&gpu.device, D3D12_FEATURE_D3D12_OPTIONS, &mut options)?;
         let tier = options.TiledResourcesTier.0.clamp(0, 4) as u8;
@@ -174,6 +175,14 @@ impl Gpu {
             .map_err(|error| D3d12Error::Unusable { name: gpu.name.clone(), reason: error.to_string() })?;
         gpu.longest_range = gpu.find_longest_range();
         Ok(gpu)
+    }
+
+    /// # Errors
+    /// When the device was removed.
+    pub fn check_that_it_is_there(&self) -> Result<(), D3d12Error> {
+        // SAFETY: as above.
+        let there = unsafe { self.device.GetDeviceRemovedReason() };
+        there.map_err(|error| D3d12Error::Removed { reason: Hresult(error.code().0) })
     }
 
     /// What the device says of its address space is not what buffers may take of it: that is tried.

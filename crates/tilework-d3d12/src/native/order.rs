@@ -179,17 +179,22 @@ impl Order {
             // SAFETY: as above.
             passed = unsafe { self.fence.GetCompletedValue() };
         }
+        // Of what was to be done nothing may have been, whatever the fence has.
+        self.gpu.check_that_it_is_there()?;
         if passed == REMOVED {
-            return Err(self.removed());
+            return Err(D3d12Error::Removed { reason: Hresult::DEVICE_REMOVED });
         }
         Ok(())
     }
 
     /// Waits for the uses that were told of, and for all that was queued, also by others; then destroys what is buried.
-    /// For the end: a device that is removed has nothing left to wait for.
+    /// For the end: a device that is removed uses nothing any more.
     pub fn finish(&self) {
         if let Err(error) = self.settle() {
             tracing::warn!(%error, "the device does not tell when it has finished");
+            if let D3d12Error::Removed { .. } = error {
+                drop(self.lock().passed(REMOVED));
+            }
         }
     }
 
@@ -227,19 +232,9 @@ impl Order {
         drop(line.passed(passed));
     }
 
-    /// The error of a device that is removed.
-    fn removed(&self) -> D3d12Error {
-        // SAFETY: the device is alive as an object.
-        let reason = unsafe { self.gpu.device.GetDeviceRemovedReason() };
-        let reason = reason.err().map_or(Hresult::DEVICE_REMOVED, |error| Hresult(error.code().0));
-        D3d12Error::Removed { reason }
-    }
-
     /// `error`, or that the device is removed where this is why.
     pub fn explain(&self, error: D3d12Error) -> D3d12Error {
-        // SAFETY: as above.
-        let there = unsafe { self.gpu.device.GetDeviceRemovedReason() };
-        if there.is_err() { self.removed() } else { error }
+        self.gpu.check_that_it_is_there().err().unwrap_or(error)
     }
 }
 

@@ -32,7 +32,7 @@ const QUEUE: Stream = Stream(0);
 /// Layers of the model.
 const LAYERS: usize = 12;
 
-/// One command: `output[i] = 3 * input[i % inputs] + weights[i % weights]`, all of words of 32 bits.
+/// One command, over words of 32 bits: [`Queue::output`] tells which.
 #[derive(Debug, Clone, Copy)]
 pub struct Layer {
     /// What is read.
@@ -47,6 +47,13 @@ pub struct Layer {
 pub trait Queue {
     /// Commands that were recorded: they may be submitted any number of times.
     type List;
+
+    /// What a layer writes that has an output of `words` words. Where nothing else is said, the i-th of these is
+    /// `3 * input[i % inputs] + weights[i % weights]`.
+    fn output(input: &[u32], weights: &[u32], words: usize) -> Vec<u32> {
+        let word = |i: usize| input[i % input.len()].wrapping_mul(3).wrapping_add(weights[i % weights.len()]);
+        (0..words).map(word).collect()
+    }
 
     /// Records layers, each behind the one before.
     fn record(&mut self, layers: &[Layer]) -> Self::List;
@@ -82,8 +89,9 @@ struct Recorded<L> {
 
 /// The executor.
 pub struct Executor<Q: Queue> {
-    manager: Fenced,
+    // Before the manager: where a check fails, a queue that is held back lets go of what the device waits for.
     queue: Q,
+    manager: Fenced,
     /// True while commands name blocks that are free already, and are not submitted.
     recording: Arc<AtomicBool>,
     weights: Vec<Weights>,
@@ -109,8 +117,8 @@ impl<Q: Queue> Executor<Q> {
         });
         let built = build(kind, Box::new(Waiting::new(device, gate)), options).expect("a fresh device");
         let mut executor = Executor {
-            manager: Fenced::new(built.manager),
             queue,
+            manager: Fenced::new(built.manager),
             recording,
             weights: Vec::new(),
             lists: BTreeMap::new(),
@@ -214,9 +222,8 @@ impl<Q: Queue> Executor<Q> {
     /// What a snapshot of an output for `shape` and `seed` must show.
     pub fn expected(&self, shape: u64, seed: u32) -> Vec<u32> {
         let mut at: Vec<u32> = input(shape, seed).collect();
-        for (layer, Weights { words: weights, .. }) in self.weights.iter().enumerate() {
-            let word = |i: usize| at[i % at.len()].wrapping_mul(3).wrapping_add(weights[i % weights.len()]);
-            at = (0..words(shape, layer) as usize).map(word).collect();
+        for (layer, weights) in self.weights.iter().enumerate() {
+            at = Q::output(&at, &weights.words, words(shape, layer) as usize);
         }
         at
     }
