@@ -10,7 +10,7 @@
 //!
 //! Each thread has a seat that it alone writes, so that threads that use one manager share no counter and no
 //! lock. Of the first two steps of each side, in whatever order they come, either the call finds no manager any
-//! more or the removal finds the seat: all four are sequentially consistent.
+//! more or the removal finds the seat: a [`barrier`] lies between them.
 
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -19,7 +19,8 @@ use std::{ptr, thread};
 
 use tilework::shared::Shared;
 
-use crate::call::{Failure, Result};
+use crate::barrier;
+use crate::call::{Failure, Result, TileworkStatus};
 
 /// Handles are multiples of this: as a pointer none looks like another one's neighbour.
 const STEP: usize = 64;
@@ -71,11 +72,12 @@ fn nobody() -> Failure {
 
 /// Gives a manager a handle.
 pub fn register(shared: Arc<Shared>) -> usize {
+    barrier::prepare();
     let mut last = lock(&LAST);
     let number = *last + 1;
     let row = number.ilog2();
     let places = ROWS[row as usize].get_or_init(|| (0..1_usize << row).map(|_| Place::default()).collect());
-    places[number - (1 << row)].store(Arc::into_raw(shared).cast_mut(), Ordering::SeqCst);
+    places[number - (1 << row)].store(Arc::into_raw(shared).cast_mut(), Ordering::Release);
     *last = number;
     number * STEP
 }
@@ -100,9 +102,16 @@ pub fn remove(handle: usize) -> Result<Arc<Shared>> {
     if OWN.try_with(|own| own.0.has(handle)).unwrap_or(false) {
         return Err(Failure::argument("a call of this manager cannot destroy it"));
     }
-    let shared = place(handle).map_or(ptr::null_mut(), |place| place.swap(ptr::null_mut(), Ordering::SeqCst));
+    let place = place(handle).ok_or_else(nobody)?;
+    let shared = place.swap(ptr::null_mut(), Ordering::AcqRel);
     if shared.is_null() {
         return Err(nobody());
+    }
+    if !barrier::heavy() {
+        place.store(shared, Ordering::Release);
+        let text =
+            "the system refuses the call membarrier, so nobody knows which threads are inside the manager";
+        return Err(Failure::new(TileworkStatus::Unsupported, text));
     }
     // Who takes a seat from here on finds no manager. The lock is not held meanwhile: others need it for theirs.
     let inside: Vec<&Seat> = lock(&SEATS).iter().filter(|seat| seat.has(handle)).copied().collect();
@@ -119,7 +128,7 @@ pub fn remove(handle: usize) -> Result<Arc<Shared>> {
 impl Seat {
     #[inline]
     fn has(&self, handle: usize) -> bool {
-        self.handle.load(Ordering::SeqCst) == handle
+        self.handle.load(Ordering::Acquire) == handle
     }
 
     /// Does something with a manager. To be called by the seat's thread, while the seat is free.
@@ -132,15 +141,16 @@ impl Seat {
                 self.0.handle.store(0, Ordering::Release);
             }
         }
-        self.handle.store(handle, Ordering::SeqCst);
+        self.handle.store(handle, Ordering::Relaxed);
         let _leave = Leave(self);
-        let shared = place(handle).map_or(ptr::null_mut(), |place| place.load(Ordering::SeqCst));
+        barrier::light();
+        let shared = place(handle).map_or(ptr::null_mut(), |place| place.load(Ordering::Acquire));
         if shared.is_null() {
             return Err(nobody());
         }
         // SAFETY: not null, so it came from `into_raw`, and the place owned it. A removal that has taken it from
-        // the place since did so after this load in the one order of what is sequentially consistent, so it sees
-        // the seat, and waits until the manager has been left, which `_leave` does after all uses of it.
+        // the place since did not come before this load, so behind its barrier it sees the seat, and waits until the
+        // manager has been left, which `_leave` does after all uses of it.
         body(unsafe { &*shared })
     }
 }

@@ -14,6 +14,7 @@
 //!
 //! Nothing here panics into its caller, prints, or ends the process: [`call`] is around every entry.
 
+mod barrier;
 mod call;
 #[cfg(windows)]
 mod d3d12;
