@@ -8,7 +8,7 @@ use gpu_allocator::vulkan as gpu_allocator_vulkan;
 use gpu_allocator::{AllocationSizes, MemoryLocation};
 use gpu_allocator_vulkan::{AllocationCreateDesc, AllocationScheme};
 use tilework::manager::{self, BlockId, Kind, Manager, Options, Stream};
-use tilework_vulkan::{Parts, View, Vulkan};
+use tilework_vulkan::{MemoryUsage, Parts, View, Vulkan};
 use vk_mem::Alloc;
 
 use crate::gpu::Gpu;
@@ -55,6 +55,7 @@ impl Tiled {
             queue: Arc::clone(&gpu.queue),
             sparse: true,
             addresses: gpu.addresses,
+            usage: MemoryUsage::Device,
             owner: Box::new(()),
         };
         // SAFETY: all parts belong together and live as long as the process; the features are on; nobody else has the

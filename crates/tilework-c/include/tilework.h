@@ -168,6 +168,9 @@ typedef struct tilework_vulkan_parts {
   bool sparse;
   // Whether the device was made with `bufferDeviceAddress`: then addresses are the GPU's own.
   bool buffer_addresses;
+  // What memory is for. 0: work on the device. 1: upload, written by the host and read by the device. 2: readback,
+  // written by the device and read by the host. What the host is to reach is placed, whatever `sparse` says.
+  uint32_t usage;
 } tilework_vulkan_parts;
 
 // Where an address is.
@@ -179,6 +182,10 @@ typedef struct tilework_vulkan_slice {
   // A number of the buffer's that is never another's: what was recorded for a block holds while this and the offset
   // are the same.
   uint64_t range;
+  // Where the host sees the address, to the end of its block, while that is allocated; null where memory is for work
+  // on the device. What the host writes is seen by later submissions. It must not write before all that used the
+  // memory has passed, also work on a block that had the memory before: free such blocks once their work is done.
+  void *host;
 } tilework_vulkan_slice;
 
 #if defined(_WIN32)

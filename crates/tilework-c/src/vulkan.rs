@@ -4,11 +4,12 @@
 //! the others numbers of 64 bits (`VK_USE_64_BIT_PTR_DEFINES` or not: cast them).
 
 use std::ffi::c_void;
+use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tilework::device::DeviceError;
 use tilework_vulkan::ash::{self, vk, vk::Handle};
-use tilework_vulkan::{Parts, View, Vulkan};
+use tilework_vulkan::{MemoryUsage, Parts, View, Vulkan};
 
 use crate::call::{Failure, Result, TileworkStatus};
 use crate::manager::{TileworkManager, TileworkOptions, put};
@@ -37,6 +38,9 @@ pub struct TileworkVulkanParts {
     pub sparse: bool,
     /// Whether the device was made with `bufferDeviceAddress`: then addresses are the GPU's own.
     pub buffer_addresses: bool,
+    /// What memory is for. 0: work on the device. 1: upload, written by the host and read by the device. 2: readback,
+    /// written by the device and read by the host. What the host is to reach is placed, whatever `sparse` says.
+    pub usage: u32,
 }
 
 /// Where an address is.
@@ -50,6 +54,10 @@ pub struct TileworkVulkanSlice {
     /// A number of the buffer's that is never another's: what was recorded for a block holds while this and the offset
     /// are the same.
     pub range: u64,
+    /// Where the host sees the address, to the end of its block, while that is allocated; null where memory is for work
+    /// on the device. What the host writes is seen by later submissions. It must not write before all that used the
+    /// memory has passed, also work on a block that had the memory before: free such blocks once their work is done.
+    pub host: *mut c_void,
 }
 
 static VIEWS: Views<View> = Views::new("vulkan");
@@ -88,6 +96,12 @@ unsafe fn parts(given: *const TileworkVulkanParts) -> Result<Parts> {
             return Err(Failure::argument(format!("{name} is null")));
         }
     }
+    let usage = match given.usage {
+        0 => MemoryUsage::Device,
+        1 => MemoryUsage::Upload,
+        2 => MemoryUsage::Readback,
+        other => return Err(Failure::argument(format!("the usage must be 0, 1 or 2, and is {other}"))),
+    };
     let handle = |part: *mut c_void| part.expose_provenance() as u64;
     // SAFETY: not null, so the loader's function, by the caller's contract.
     let get_instance_proc_addr = unsafe {
@@ -108,6 +122,7 @@ unsafe fn parts(given: *const TileworkVulkanParts) -> Result<Parts> {
         queue: Arc::new(Mutex::new(vk::Queue::from_raw(handle(given.queue)))),
         sparse: given.sparse,
         addresses: given.buffer_addresses,
+        usage,
         // The caller keeps them alive.
         owner: Box::new(()),
     })
@@ -159,8 +174,9 @@ pub unsafe extern "C" fn tilework_vulkan_find(
             )
         })?;
         let (buffer, range) = (slice.buffer.as_raw(), slice.range.0);
+        let host = view.host(address).map_or(ptr::null_mut(), |first| first.as_ptr().cast());
         // SAFETY: as this function demands.
-        unsafe { put(out, TileworkVulkanSlice { buffer, offset: slice.offset, range }) }
+        unsafe { put(out, TileworkVulkanSlice { buffer, offset: slice.offset, range, host }) }
     })
 }
 

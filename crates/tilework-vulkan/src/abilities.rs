@@ -93,14 +93,6 @@ impl Abilities {
             memory: unsafe { instance.get_physical_device_memory_properties(physical) },
         })
     }
-
-    /// The first type of memory among `mask` that has all of `flags`.
-    pub fn memory_type(&self, mask: u32, flags: vk::MemoryPropertyFlags) -> Option<u32> {
-        (0..self.memory.memory_type_count).find(|&index| {
-            mask & (1 << index) != 0
-                && self.memory.memory_types[index as usize].property_flags.contains(flags)
-        })
-    }
 }
 
 /// The features that matter here by their names in Vulkan, and whether a device has them. It cannot do without

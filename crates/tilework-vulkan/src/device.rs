@@ -4,7 +4,7 @@
 //! | trait | sparse | plain |
 //! |---|---|---|
 //! | `reserve`, `unreserve` | a sparse `VkBuffer`, destroyed once what is queued has passed | a name |
-//! | `create`, `release` | a `VkDeviceMemory`, zeroed on the queue; freed once what is queued has passed | the same |
+//! | `create`, `release` | a `VkDeviceMemory`, zeroed on the queue; freed once what is queued has passed | the same; zeroed by the host where it is for it |
 //! | `map` | one `vkQueueBindSparse`, binds that continue each other made one | a `VkBuffer`, bound at once |
 //! | `unmap` | one `vkQueueBindSparse` of nothing, behind the last use that was told of | the buffer destroyed behind it |
 //! | `read`, `write` | copies through a staging buffer; the host waits | the same |
@@ -25,7 +25,7 @@ use crate::gpu::{Gpu, Parts};
 use crate::order::{After, Dead, Order};
 use crate::own::Own;
 use crate::staging::Staging;
-use crate::view::{Place, Places, View};
+use crate::view::{Host, Place, Places, View};
 
 /// How many of the longest ranges the address space has room for. It is bounded, by 1 TiB on an H200 and by 2 GiB on
 /// Mesa's lavapipe, and what is stitched needs room beside the homes.
@@ -33,6 +33,14 @@ const LONGEST_RANGES: u64 = 4;
 
 /// Where addresses begin that only name places: what is below lies in no range.
 const FIRST_ADDRESS: u64 = 1 << 32;
+
+/// The memory of a heap.
+#[derive(Debug, Clone, Copy)]
+struct Heap {
+    memory: vk::DeviceMemory,
+    /// Where the host sees it, if that reaches it.
+    host: Option<Host>,
+}
 
 /// A Vulkan device: `vulkan`.
 ///
@@ -46,7 +54,7 @@ pub struct Vulkan {
     order: Arc<Order>,
     places: Arc<Places>,
     books: Books,
-    heaps: FxHashMap<HeapId, vk::DeviceMemory>,
+    heaps: FxHashMap<HeapId, Heap>,
     /// Made by the first that needs it.
     staging: Mutex<Option<Staging>>,
     /// Where the next range is, when addresses only name places.
@@ -148,7 +156,7 @@ impl Vulkan {
         let id = RangeId(u64::MAX);
         let gpu = self.order.gpu();
         if !gpu.sparse {
-            let place = Place { id, buffer: vk::Buffer::null(), base: 0, bytes, buffer_bytes: 0 };
+            let place = Place { id, buffer: vk::Buffer::null(), host: None, base: 0, bytes, buffer_bytes: 0 };
             return Ok((place, self.make_name(bytes)));
         }
         let buffer_bytes = bytes + slack(gpu);
@@ -163,7 +171,7 @@ impl Vulkan {
             Some(address) => (address.next_multiple_of(tile), address.next_multiple_of(tile) - address),
             None => (self.make_name(bytes), 0),
         };
-        Ok((Place { id, buffer, base, bytes, buffer_bytes }, address))
+        Ok((Place { id, buffer, host: None, base, bytes, buffer_bytes }, address))
     }
 
     /// An address that only names a place of `bytes`.
@@ -217,6 +225,16 @@ impl Vulkan {
         queued
     }
 
+    /// Zeroes all of a heap that the host reaches, and says where it sees it. Not on the queue: what the host writes next
+    /// must come after it.
+    fn zero_by_host(&self, memory: vk::DeviceMemory, bytes: u64) -> Result<Host, VulkanError> {
+        // SAFETY: allocated a moment ago, of a type that the host sees.
+        let first = unsafe { self.gpu().show(memory) }?;
+        // SAFETY: all of the memory's bytes are mapped from there on; nobody else knows of them.
+        unsafe { first.write_bytes(0, bytes as usize) };
+        Ok(Host(first))
+    }
+
     /// Gives a new plain buffer all of a heap.
     fn back(&self, buffer: vk::Buffer, memory: vk::DeviceMemory, bytes: u64) -> Result<(), VulkanError> {
         let gpu = self.gpu();
@@ -249,11 +267,11 @@ impl Vulkan {
     }
 
     /// Makes the plain buffer of a range, over all of a heap.
-    fn bind_plain(&self, range: Range, memory: vk::DeviceMemory) -> Result<(), VulkanError> {
+    fn bind_plain(&self, range: Range, Heap { memory, host }: Heap) -> Result<(), VulkanError> {
         let gpu = self.gpu();
         let buffer = gpu.create_for_range(range.bytes)?;
         self.back(buffer, memory, range.bytes).inspect_err(|_| gpu.destroy_buffer(buffer))?;
-        self.places.insert(range.address, Place { buffer, ..self.place(range) });
+        self.places.insert(range.address, Place { buffer, host, ..self.place(range) });
         Ok(())
     }
 
@@ -262,7 +280,7 @@ impl Vulkan {
         // SAFETY: nothing is recorded.
         unsafe { self.order.submit(After::Uses, |_, _| {}) }?;
         let place = self.place(range);
-        self.places.insert(range.address, Place { buffer: vk::Buffer::null(), ..place });
+        self.places.insert(range.address, Place { buffer: vk::Buffer::null(), host: None, ..place });
         self.order.bury(Dead::Buffer(place.buffer));
         Ok(())
     }
@@ -314,7 +332,7 @@ fn slack(gpu: &Gpu) -> u64 {
 }
 
 /// `binds` as Vulkan has them, those made one that continue each other.
-fn merged(binds: &[Bind], heaps: &FxHashMap<HeapId, vk::DeviceMemory>) -> Vec<vk::SparseMemoryBind> {
+fn merged(binds: &[Bind], heaps: &FxHashMap<HeapId, Heap>) -> Vec<vk::SparseMemoryBind> {
     let mut merged: Vec<vk::SparseMemoryBind> = Vec::with_capacity(binds.len());
     let mut before: Option<&Bind> = None;
     for bind in binds {
@@ -323,7 +341,7 @@ fn merged(binds: &[Bind], heaps: &FxHashMap<HeapId, vk::DeviceMemory>) -> Vec<vk
             _ => merged.push(vk::SparseMemoryBind {
                 resource_offset: bind.range_offset,
                 size: bind.bytes,
-                memory: heaps[&bind.heap],
+                memory: heaps[&bind.heap].memory,
                 memory_offset: bind.heap_offset,
                 flags: vk::SparseMemoryBindFlags::empty(),
             }),
@@ -379,14 +397,18 @@ impl Device for Vulkan {
         let mut nanos = 0;
         let made = timed(&mut nanos, || {
             let memory = self.take(bytes)?;
-            self.zero(memory, bytes).inspect_err(|_| self.gpu().free(memory))?;
-            Ok(memory)
+            let zeroed = match self.gpu().usage.on_host() {
+                true => self.zero_by_host(memory, bytes).map(Some),
+                false => self.zero(memory, bytes).map(|()| None),
+            };
+            let host = zeroed.inspect_err(|_| self.gpu().free(memory))?;
+            Ok(Heap { memory, host })
         });
         self.calls.nanos += nanos;
         self.calls.create += 1;
-        let memory = made.map_err(|error: VulkanError| error.failed_for(CALL, bytes))?;
+        let made = made.map_err(|error: VulkanError| error.failed_for(CALL, bytes))?;
         let heap = self.books.create(bytes)?;
-        self.heaps.insert(heap, memory);
+        self.heaps.insert(heap, made);
         Ok(heap)
     }
 
@@ -396,7 +418,7 @@ impl Device for Vulkan {
 
     fn release(&mut self, heap: HeapId) -> Result<(), DeviceError> {
         self.books.release(heap)?;
-        if let Some(memory) = self.heaps.remove(&heap) {
+        if let Some(Heap { memory, .. }) = self.heaps.remove(&heap) {
             timed(&mut self.calls.nanos, || self.order.bury(Dead::Memory(memory)));
         }
         self.calls.release += 1;
@@ -497,7 +519,7 @@ impl Drop for Vulkan {
             gpu.destroy_buffer(place.buffer);
             self.order.give_address_space(place.buffer_bytes);
         }
-        for (_, memory) in self.heaps.drain() {
+        for (_, Heap { memory, .. }) in self.heaps.drain() {
             gpu.free(memory);
         }
         if let Some(staging) = self.staging.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
@@ -512,7 +534,8 @@ mod tests {
 
     #[test]
     fn binds_that_continue_each_other_are_one() {
-        let heaps = [1, 2].map(|id| (HeapId(id), vk::DeviceMemory::from_raw(id)));
+        let heap = |id| Heap { memory: vk::DeviceMemory::from_raw(id), host: None };
+        let heaps = [1, 2].map(|id| (HeapId(id), heap(id)));
         let heaps: FxHashMap<_, _> = heaps.into_iter().collect();
         let bind = |range_offset, heap, heap_offset, bytes| Bind {
             range_offset,

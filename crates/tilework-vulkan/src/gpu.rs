@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,6 +10,7 @@ use ash::vk;
 
 use crate::abilities::{Abilities, is_fit};
 use crate::error::{VulkanError, answer};
+use crate::usage::MemoryUsage;
 
 /// The shortest tile, bytes. Drivers on the host could map pages; nothing is gained by tiles as short.
 const SHORTEST_TILE: u64 = 64 << 10;
@@ -44,6 +46,8 @@ pub struct Parts {
     pub sparse: bool,
     /// Whether the device was made with the feature `bufferDeviceAddress`. Not used without `sparse`.
     pub addresses: bool,
+    /// What memory is for. What the host is to reach is placed, whatever `sparse` says.
+    pub usage: MemoryUsage,
     /// What keeps the others alive; dropped once nothing of them is used any more.
     pub owner: Box<dyn Any + Send + Sync>,
 }
@@ -66,6 +70,7 @@ pub struct Gpu {
     pub queue: Queue,
     pub sparse: bool,
     pub addresses: bool,
+    pub usage: MemoryUsage,
     pub abilities: Abilities,
     /// What offsets of memory in buffers are multiples of, bytes.
     pub alignment: u64,
@@ -88,7 +93,7 @@ impl Gpu {
     /// # Safety
     /// As for [`Vulkan::over`](crate::Vulkan::over).
     pub unsafe fn new(parts: Parts) -> Result<Gpu, VulkanError> {
-        let Parts { instance, physical, device, family, queue, sparse, addresses, owner } = parts;
+        let Parts { instance, physical, device, family, queue, sparse, addresses, usage, owner } = parts;
         // SAFETY: alive and new enough, by this function's contract.
         let abilities = unsafe { Abilities::read(&instance, physical) }?;
         if let (true, Some(feature)) = (sparse, abilities.lacks) {
@@ -100,6 +105,7 @@ impl Gpu {
             let what = format!("queue family {family} of {}", abilities.name);
             return Err(VulkanError::NoQueue { what });
         }
+        let sparse = sparse && !usage.on_host();
         let mut gpu = Gpu {
             instance,
             physical,
@@ -109,6 +115,7 @@ impl Gpu {
             sparse,
             // A range has a buffer only while it is mapped then, and so no address of its own.
             addresses: addresses && sparse,
+            usage,
             abilities,
             alignment: 1,
             tile_bytes: SHORTEST_TILE,
@@ -136,9 +143,8 @@ impl Gpu {
         }
         let mask = of_range.memory_type_bits & of_plain.memory_type_bits;
         let memory_type = self
-            .abilities
-            .memory_type(mask, vk::MemoryPropertyFlags::DEVICE_LOCAL)
-            .or_else(|| self.abilities.memory_type(mask, vk::MemoryPropertyFlags::empty()))
+            .usage
+            .memory_type(&self.abilities.memory, mask)
             .ok_or_else(|| unusable("no type of memory serves them and other buffers".to_owned()))?;
         self.memory_type = memory_type;
         self.alignment = of_range.alignment;
@@ -245,6 +251,22 @@ impl Gpu {
         let memory = answer("vkAllocateMemory", unsafe { self.device.allocate_memory(&info, None) })?;
         self.memories.fetch_add(1, Relaxed);
         Ok(memory)
+    }
+
+    /// Where the host sees a piece of memory, until that is freed.
+    ///
+    /// # Errors
+    /// What the driver refused.
+    ///
+    /// # Safety
+    /// `memory` must be alive, of a type that the host sees, and not mapped.
+    pub unsafe fn show(&self, memory: vk::DeviceMemory) -> Result<NonNull<u8>, VulkanError> {
+        let flags = vk::MemoryMapFlags::empty();
+        // SAFETY: as this function demands.
+        let mapped = unsafe { self.device.map_memory(memory, 0, vk::WHOLE_SIZE, flags) };
+        let refused =
+            VulkanError::Refused { function: "vkMapMemory", code: vk::Result::ERROR_MEMORY_MAP_FAILED };
+        NonNull::new(answer("vkMapMemory", mapped)?.cast()).ok_or(refused)
     }
 
     /// Gives memory back that was allocated here and that no unfinished work uses.

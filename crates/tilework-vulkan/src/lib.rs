@@ -9,6 +9,7 @@
 //!      │
 //!   gpu      one logical device and its queue; the objects made on it, counted
 //!   abilities, own  what a physical device can do; instance and device of our own
+//!   usage    what memory is for, and which type that takes
 //!   list     every physical device there is, fit or not
 //! ```
 //!
@@ -36,6 +37,7 @@ mod list;
 mod order;
 mod own;
 mod staging;
+mod usage;
 mod view;
 
 use tilework::device::Device;
@@ -46,6 +48,7 @@ pub use self::device::Vulkan;
 pub use self::error::VulkanError;
 pub use self::gpu::{Live, Parts, Queue};
 pub use self::list::{Physical, list};
+pub use self::usage::MemoryUsage;
 pub use self::view::{Slice, View};
 
 /// The index of the device that a name means: 0 for `vulkan`, N for `vulkan:N`. `None` when the name is not one of a

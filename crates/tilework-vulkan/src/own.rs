@@ -9,6 +9,7 @@ use ash::vk;
 use crate::abilities::{Abilities, is_fit};
 use crate::error::{VulkanError, answer};
 use crate::gpu::Parts;
+use crate::usage::MemoryUsage;
 
 /// The Vulkan that instances are made for.
 const VERSION: u32 = vk::API_VERSION_1_2;
@@ -66,7 +67,8 @@ impl Made {
         let Made { physical, device, family, sparse, addresses } = self;
         // SAFETY: the device was made with one queue of the family.
         let queue = Arc::new(Mutex::new(unsafe { device.get_device_queue(family, 0) }));
-        Parts { instance, physical, device, family, queue, sparse, addresses, owner }
+        let usage = MemoryUsage::Device;
+        Parts { instance, physical, device, family, queue, sparse, addresses, usage, owner }
     }
 }
 

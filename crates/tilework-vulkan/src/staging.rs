@@ -8,6 +8,7 @@ use ash::vk;
 use crate::error::{VulkanError, answer};
 use crate::gpu::Gpu;
 use crate::order::{After, Order};
+use crate::usage::MemoryUsage;
 
 /// The most that one copy moves, bytes.
 const CHUNK: u64 = 4 << 20;
@@ -39,11 +40,8 @@ impl Staging {
     /// Gives a new buffer memory and maps it.
     fn back(gpu: &Gpu, buffer: vk::Buffer) -> Result<(vk::DeviceMemory, NonNull<u8>), VulkanError> {
         let wants = gpu.requirements(buffer);
-        let flags = vk::MemoryPropertyFlags::HOST_VISIBLE | vk::MemoryPropertyFlags::HOST_COHERENT;
-        let cached = flags | vk::MemoryPropertyFlags::HOST_CACHED;
-        let memory_type = [cached, flags]
-            .into_iter()
-            .find_map(|flags| gpu.abilities.memory_type(wants.memory_type_bits, flags))
+        let memory_type = MemoryUsage::Readback
+            .memory_type(&gpu.abilities.memory, wants.memory_type_bits)
             .ok_or_else(|| VulkanError::Unusable {
                 name: gpu.abilities.name.clone(),
                 reason: "the host reaches no memory of theirs".to_owned(),
@@ -53,14 +51,7 @@ impl Staging {
         let bound = unsafe { gpu.device.bind_buffer_memory(buffer, memory, 0) };
         let mapped = answer("vkBindBufferMemory", bound).and_then(|()| {
             // SAFETY: the host sees this type of memory, and this piece is not mapped.
-            let mapped =
-                unsafe { gpu.device.map_memory(memory, 0, vk::WHOLE_SIZE, vk::MemoryMapFlags::empty()) };
-            answer("vkMapMemory", mapped)
-        });
-        let mapped = mapped.and_then(|bytes| {
-            let refused =
-                VulkanError::Refused { function: "vkMapMemory", code: vk::Result::ERROR_MEMORY_MAP_FAILED };
-            NonNull::new(bytes.cast()).ok_or(refused)
+            unsafe { gpu.show(memory) }
         });
         Ok((memory, mapped.inspect_err(|_| gpu.free(memory))?))
     }

@@ -14,6 +14,7 @@ mod program;
 mod rig;
 #[path = "../examples/shader/mod.rs"]
 mod shader;
+mod usage;
 
 #[test]
 fn names_mean_indices() {
@@ -52,6 +53,13 @@ fn plain() -> Option<Vulkan> {
     Some(unsafe { Vulkan::over(parts) }.unwrap())
 }
 
+/// The same for what the host reads.
+fn for_readback() -> Option<Vulkan> {
+    let parts = Parts { usage: MemoryUsage::Readback, ..Rig::new()?.into_parts() };
+    // SAFETY: as above.
+    Some(unsafe { Vulkan::over(parts) }.unwrap())
+}
+
 /// The checks of the suite cannot be skipped one by one: without Vulkan they run on the host's device.
 fn or_host(device: Option<impl Device + 'static>) -> Box<dyn Device> {
     device.map_or_else(|| device::open("host").unwrap(), |device| Box::new(device))
@@ -60,6 +68,7 @@ fn or_host(device: Option<impl Device + 'static>) -> Box<dyn Device> {
 device_conformance!(sparse, || or_host(vulkan()));
 device_conformance!(sparse_without_addresses, || or_host(without_addresses()));
 device_conformance!(plain_buffers, || or_host(plain()));
+device_conformance!(for_readback, || or_host(for_readback()));
 
 /// What lavapipe has free is what the host has, which changes under a test that looks twice.
 fn without_budget(sparse: bool) -> Box<dyn Device> {

@@ -1,6 +1,7 @@
 //! What a program holds of a device that a manager has: where blocks are, and when they may be used.
 
 use std::collections::BTreeMap;
+use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ash::vk::{self, Handle};
@@ -15,6 +16,8 @@ pub struct Place {
     pub id: RangeId,
     /// Null where buffers are plain and nothing is mapped.
     pub buffer: vk::Buffer,
+    /// Where the host sees the range, while something is mapped that it reaches.
+    pub host: Option<Host>,
     /// Where the range begins in the buffer, bytes: where its first address is a multiple of the tile.
     pub base: u64,
     /// The range's length, bytes.
@@ -22,6 +25,15 @@ pub struct Place {
     /// What the buffer takes of the address space, bytes.
     pub buffer_bytes: u64,
 }
+
+/// Where the host sees memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Host(pub NonNull<u8>);
+
+// SAFETY: it is read and written only through what `View::host` gives, by whose leave is the program's to see to.
+unsafe impl Send for Host {}
+// SAFETY: as above.
+unsafe impl Sync for Host {}
 
 /// The buffers of all ranges, by their first address.
 #[derive(Debug, Default)]
@@ -90,6 +102,19 @@ impl View {
     pub fn find(&self, address: u64) -> Option<Slice> {
         let (place, offset) = self.places.find(address).filter(|(place, _)| !place.buffer.is_null())?;
         Some(Slice { buffer: place.buffer, offset: place.base + offset, range: place.id })
+    }
+
+    /// Where the host sees what is at `address`, to the end of its block, while that is allocated. `None` where the memory
+    /// is [for the device](crate::MemoryUsage::Device), and where nothing is mapped.
+    ///
+    /// What the host writes is seen by what is submitted afterwards. What a submission has written is seen by the host
+    /// once the submission, with a barrier to the host's reads at its end, has passed. Memory is used again at once
+    /// when its block is freed: the host must not write to a block before all that used the memory has passed, so such
+    /// blocks are freed once their uses have, or through [`Fenced`](tilework::manager::Fenced).
+    pub fn host(&self, address: u64) -> Option<NonNull<u8>> {
+        let (place, offset) = self.places.find(address)?;
+        // SAFETY: the range is mapped, so as much memory as it has bytes is there; the offset lies in it.
+        place.host.map(|Host(first)| unsafe { first.add(offset as usize) })
     }
 
     /// Whether addresses are the GPU's own (`bufferDeviceAddress`). If not they only name places.

@@ -29,6 +29,7 @@ fn own() -> Option<(View, TileworkVulkanParts, ash::Entry)> {
         queue_family: view.family(),
         sparse: true,
         buffer_addresses: view.has_addresses(),
+        usage: 0,
     };
     Some((view, parts, entry))
 }
@@ -59,9 +60,15 @@ fn create(parts: &TileworkVulkanParts) -> Result<*mut TileworkManager, (Tilework
 
 #[test]
 fn work_is_ordered_with_binds_by_what_c_is_told() {
+    for usage in 0..3 {
+        work_is_ordered(usage);
+    }
+}
+
+fn work_is_ordered(usage: u32) {
     let _alone = ALONE.lock();
     let Some((view, parts, _entry)) = own() else { return };
-    let manager = create(&parts).unwrap();
+    let manager = create(&TileworkVulkanParts { usage, ..parts }).unwrap();
     let device = view.device();
     let mut timeline = vk::SemaphoreTypeCreateInfo::default().semaphore_type(vk::SemaphoreType::TIMELINE);
     let info = vk::SemaphoreCreateInfo::default().push_next(&mut timeline);
@@ -74,7 +81,7 @@ fn work_is_ordered_with_binds_by_what_c_is_told() {
     let mut seen = Vec::new();
     for value in 1..=6_u64 {
         let (mut address, mut ready, mut at) = (0, 0, 0);
-        let mut slice = TileworkVulkanSlice { buffer: 0, offset: 0, range: 0 };
+        let mut slice = TileworkVulkanSlice { buffer: 0, offset: 0, range: 0, host: ptr::null_mut() };
         let bytes = value % 3 * (700 << 10) + 4096;
         // SAFETY: places for all results; what is recorded fills the block; all is alive until the end.
         unsafe {
@@ -85,6 +92,12 @@ fn work_is_ordered_with_binds_by_what_c_is_told() {
             device.begin_command_buffer(commands[0], &vk::CommandBufferBeginInfo::default()).unwrap();
             let buffer = vk::Buffer::from_raw(slice.buffer);
             device.cmd_fill_buffer(commands[0], buffer, slice.offset, bytes, value as u32);
+            let to_host = vk::MemoryBarrier::default()
+                .src_access_mask(vk::AccessFlags::TRANSFER_WRITE)
+                .dst_access_mask(vk::AccessFlags::HOST_READ);
+            let stages = (vk::PipelineStageFlags::TRANSFER, vk::PipelineStageFlags::HOST);
+            let none = vk::DependencyFlags::empty();
+            device.cmd_pipeline_barrier(commands[0], stages.0, stages.1, none, &[to_host], &[], &[]);
             device.end_command_buffer(commands[0]).unwrap();
             let (waits, values) = ([vk::Semaphore::from_raw(ready)], [at]);
             let (signals, signalled) = ([done], [value]);
@@ -104,6 +117,10 @@ fn work_is_ordered_with_binds_by_what_c_is_told() {
             let mut word = [0; 4];
             crate::manager::with(manager, |shared| Ok(shared.read(address + bytes - 4, &mut word)?));
             assert_eq!(u32::from_ne_bytes(word), value as u32);
+            assert_eq!(slice.host.is_null(), usage == 0);
+            if usage > 0 {
+                assert_eq!(slice.host.cast::<u32>().add(bytes as usize / 4 - 1).read(), value as u32);
+            }
             assert_eq!(tilework_free(manager, address), TileworkStatus::Ok);
             assert_eq!(tilework_trim(manager, ptr::null_mut()), TileworkStatus::Ok);
         }
@@ -113,7 +130,7 @@ fn work_is_ordered_with_binds_by_what_c_is_told() {
     seen.dedup();
     assert!(seen.len() > 1, "everything was given back in between, and a range is never used again");
     assert_eq!(tilework_destroy(manager), TileworkStatus::Ok);
-    let mut slice = TileworkVulkanSlice { buffer: 0, offset: 0, range: 0 };
+    let mut slice = TileworkVulkanSlice { buffer: 0, offset: 0, range: 0, host: ptr::null_mut() };
     // SAFETY: a place for the result.
     let after = unsafe { tilework_vulkan_find(manager, 0, &mut slice) };
     assert_eq!(after, TileworkStatus::InvalidArgument);
@@ -137,6 +154,7 @@ fn parts_that_cannot_be_used_are_named() {
         queue_family: 0,
         sparse: false,
         buffer_addresses: false,
+        usage: 0,
     };
     let says = |parts: &TileworkVulkanParts| create(parts).unwrap_err();
     assert_eq!(says(&nothing), (TileworkStatus::InvalidArgument, "vkGetInstanceProcAddr is null".into()));
@@ -148,6 +166,7 @@ fn parts_that_cannot_be_used_are_named() {
         (TileworkVulkanParts { instance: ptr::null_mut(), ..parts }, "the instance is null"),
         (TileworkVulkanParts { device: ptr::null_mut(), ..parts }, "the device is null"),
         (TileworkVulkanParts { queue: ptr::null_mut(), ..parts }, "the queue is null"),
+        (TileworkVulkanParts { usage: 3, ..parts }, "the usage must be 0, 1 or 2, and is 3"),
     ] {
         assert_eq!(says(&broken), (TileworkStatus::InvalidArgument, text.into()));
     }
