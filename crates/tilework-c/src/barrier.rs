@@ -10,7 +10,7 @@
 //! process pass one instead (`membarrier`, Linux 4.14), in microseconds, and then the compiler's order is enough for
 //! the calls.
 
-use std::sync::atomic::{Ordering, compiler_fence, fence};
+use std::sync::atomic::{Ordering, fence};
 
 /// Looks whether [`heavy`] can do the work of both sides. To be called before there is anything that calls or removals
 /// might find.
@@ -24,7 +24,7 @@ pub fn prepare() {
 pub fn light() {
     #[cfg(target_os = "linux")]
     if linux::registered() {
-        return compiler_fence(Ordering::SeqCst);
+        return std::sync::atomic::compiler_fence(Ordering::SeqCst);
     }
     fence(Ordering::SeqCst);
 }
