@@ -1,4 +1,5 @@
 mod groups;
+mod removed;
 mod world;
 
 use std::collections::BTreeMap;
@@ -889,7 +890,7 @@ fn memory_that_came_to_a_pool_too_late_is_given_back() {
     rig.front.release_pool(PoolId(1, 0)).unwrap();
     rig.front.trim().unwrap();
     for stream in [B, A, C] {
-        let late = rig.front.alloc_in(Key { slot, stream }, TILE).unwrap();
+        let late = rig.front.alloc_in(Key { slot, stream }, None, TILE).unwrap();
         rig.front.free(late).unwrap();
         rig.front.trim().unwrap();
         let stats = rig.front.stats();
