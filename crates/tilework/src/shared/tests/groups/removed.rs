@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::Barrier;
 use std::sync::atomic::AtomicBool;
 
-use super::super::GroupId;
 use super::*;
 
 const GIB: u64 = 1 << 30;
