@@ -299,6 +299,23 @@ impl Shared {
         self.set_out(&group)
     }
 
+    /// As [`prefetch`](Shared::prefetch), if the group fits within the limit beside what streams and pinned groups have
+    /// and `spare` bytes that they will want yet. Nothing is taken from streams, and other groups are evicted only if that
+    /// makes all the room, the one used longest ago first; such an eviction the caller waits for. True when the group is resident, or on its way.
+    ///
+    /// For those who know what comes next, and would rather have it later than slow down what runs.
+    ///
+    /// # Errors
+    /// As [`restore`](Shared::restore), but for the want of memory.
+    pub fn prefetch_beside(&self, group: GroupId, spare: u64) -> Result<bool> {
+        let group = self.known(group)?;
+        let sets_out = self.set_out_beside(&group, spare)?;
+        if sets_out {
+            self.groups.touch(&group);
+        }
+        Ok(sets_out)
+    }
+
     /// Says that the contents of a group do not change any more once they are on the host, as weights of a model that
     /// only runs: what is kept of it stays when it is restored, and the next eviction copies nothing. A change after
     /// the first eviction is lost with the second. Blocks requested later are copied with the whole lane they are in.
@@ -455,8 +472,7 @@ impl Shared {
 
     /// The physical memory of the device that a group has, bytes.
     pub(super) fn held_by(&self, group: &Group) -> u64 {
-        let held = |lane: &Lane| lane.lock().pool.usage().held - lane.home.spilled_bytes();
-        self.lanes_of(group.id).map(held).sum()
+        self.lanes_of(group.id).map(Lane::held).sum()
     }
 
     pub(super) fn lanes_of(&self, group: GroupId) -> impl Iterator<Item = &Lane> {

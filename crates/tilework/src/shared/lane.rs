@@ -135,6 +135,11 @@ impl Lane {
         lock(&self.books)
     }
 
+    /// The physical memory of the device that it has, bytes.
+    pub fn held(&self) -> u64 {
+        self.lock().pool.usage().held - self.home.spilled_bytes()
+    }
+
     /// The books, unless somebody has them.
     pub fn try_lock(&self) -> Option<MutexGuard<'_, Books>> {
         match self.books.try_lock() {

@@ -70,6 +70,25 @@ fn a_load_that_fails_leaves_the_group_evicted_with_all_that_is_kept() {
 }
 
 #[test]
+fn a_prefetch_that_fails_keeps_no_memory_from_others() {
+    let mut rig = rig();
+    let group = rig.group("unet");
+    let block = rig.used_for(group, 8 * MIB, A);
+    rig.front.evict(group).unwrap();
+    rig.left_out(&[block]);
+    rig.front.set_limit(Some(16 * MIB)).unwrap();
+    rig.world.limit_copies(Some(0));
+    assert_eq!(rig.front.prefetch_beside(group, 0), Ok(true));
+    let other = rig.used(12 * MIB, B);
+    assert_eq!((rig.residence(group), rig.front.stats().kept), (Residence::Evicted, 8 * MIB));
+    rig.world.limit_copies(None);
+    rig.free(other);
+    rig.front.restore(group, Some(A)).unwrap();
+    rig.enter(block, 8 * MIB, A);
+    rig.check();
+}
+
+#[test]
 fn the_front_goes_after_its_copies() {
     let mut rig = rig();
     let group = rig.group("unet");

@@ -2,6 +2,69 @@
 
 use super::*;
 
+/// The limit holds two groups of 8 MiB and 4 MiB more. One is pinned, the second idle, the third evicted.
+fn pipeline() -> (Rig, [GroupId; 3]) {
+    let mut rig = rig();
+    let groups = ["text encoder", "unet", "vae"].map(|name| rig.group(name));
+    for group in groups.into_iter().rev() {
+        let block = rig.used_for(group, 8 * MIB, A);
+        rig.left_out(&[block]);
+    }
+    rig.front.evict(groups[2]).unwrap();
+    rig.front.trim().unwrap();
+    rig.front.pin(groups[0]).unwrap();
+    rig.front.set_limit(Some(20 * MIB)).unwrap();
+    (rig, groups)
+}
+
+#[test]
+fn what_is_prefetched_beside_others_evicts_only_what_makes_all_the_room() {
+    use Residence::{Arriving, Evicted, Resident};
+    let (mut rig, groups) = pipeline();
+    let residence = |rig: &Rig| groups.map(|group| rig.residence(group));
+    // What the pinned one will want yet does not fit with the third, whoever leaves.
+    assert_eq!(rig.front.prefetch_beside(groups[2], 5 * MIB), Ok(false));
+    assert_eq!(residence(&rig), [Resident, Resident, Evicted]);
+    rig.world.waits();
+    rig.front.reset_peaks();
+    assert_eq!(rig.front.prefetch_beside(groups[2], 4 * MIB), Ok(true));
+    assert_eq!(residence(&rig), [Resident, Evicted, Arriving]);
+    assert_eq!(rig.world.waits(), [], "other work goes on beside it");
+    assert_eq!(rig.front.prefetch_beside(groups[2], 4 * MIB), Ok(true), "it is on its way");
+    // What was spared is there, and the prefetched one stays.
+    rig.used(4 * MIB, B);
+    assert_eq!(residence(&rig), [Resident, Evicted, Arriving]);
+    rig.front.restore(groups[2], Some(A)).unwrap();
+    assert_eq!(residence(&rig), [Resident, Evicted, Resident]);
+    assert!(rig.front.usage().peak_held <= 20 * MIB, "{:?}", rig.front.usage());
+    rig.front.check_invariants();
+}
+
+#[test]
+fn what_is_prefetched_beside_others_takes_nothing_from_streams() {
+    let (mut rig, groups) = pipeline();
+    rig.front.discard(groups[1]).unwrap();
+    // Free, but had by a stream that will want it again.
+    let block = rig.used(6 * MIB, B);
+    rig.free(block);
+    rig.world.run(B);
+    let held = rig.front.usage().held;
+    assert_eq!(rig.front.prefetch_beside(groups[2], 0), Ok(false));
+    rig.front.set_spill(true).unwrap();
+    assert_eq!(rig.front.prefetch_beside(groups[2], 0), Ok(false), "nor is memory of the host made");
+    assert_eq!((rig.residence(groups[2]), rig.front.stats().spilled), (Residence::Evicted, 0));
+    assert_eq!(rig.front.usage().held, held);
+    let calls = rig.witness.calls();
+    rig.used(6 * MIB, B);
+    assert_eq!(rig.witness.calls(), calls, "the stream has it yet");
+    // It comes all the same once it is asked for.
+    rig.front.set_spill(false).unwrap();
+    rig.front.set_limit(None).unwrap();
+    assert_eq!(rig.front.prefetch_beside(groups[2], 0), Ok(true));
+    assert_eq!(rig.front.prefetch_beside(GroupId(9), 0), Err(Error::UnknownGroup(9)));
+    rig.front.check_invariants();
+}
+
 #[test]
 fn a_limit_evicts_what_was_used_longest_ago() {
     let mut rig = rig();
