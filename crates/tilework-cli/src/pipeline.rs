@@ -7,6 +7,8 @@
 //!               └── what lacks memory evicts the group that was used longest ago
 //! ```
 
+mod picture;
+
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -16,16 +18,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use serde::Serialize;
 use tempfile::TempDir;
-use tilework::manager::{Choice, Kind, Stream, Usage};
+use tilework::manager::{Choice, Kind, Stream};
 use tilework::replay::Observer;
 use tilework::shared::{GroupId, GroupStats, Hosting, Residence};
-use tilework::timeline::Timeline;
 use tilework_ort::{Environment, Session, SessionOptions, Tensor, find, fingerprint};
 
-use crate::engine::{TICKS_PER_RUN, peak_rss_bytes, save};
+use self::picture::Picture;
+use crate::engine::{peak_rss_bytes, save};
 use crate::exit::Usage as Misuse;
-use crate::plot::{self, Band, Line, Panel, Shade};
-use crate::pool::{Moment, Pool};
+use crate::pool::Pool;
 use crate::progress::Progress;
 use crate::run::{Args, Shape, name};
 use crate::site::Site;
@@ -479,55 +480,4 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<_> = values.collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(0.0)
-}
-
-/// What is drawn: every run takes as much of the axis, cut by the requests and frees in it.
-struct Picture {
-    timeline: Timeline,
-    runs: u64,
-    /// Of each group, where it is from when on.
-    bands: Vec<Vec<(u64, Shade)>>,
-}
-
-impl Picture {
-    fn new(groups: usize) -> Picture {
-        Picture { timeline: Timeline::default(), runs: 0, bands: vec![Vec::new(); groups] }
-    }
-
-    /// Adds what was seen while the group at this place ran.
-    fn add(&mut self, running: usize, moments: &[Moment]) {
-        let count = moments.len() as u64;
-        for (number, Moment { usage, here }) in (0..).zip(moments) {
-            let at = self.runs * TICKS_PER_RUN + number * TICKS_PER_RUN / count;
-            self.timeline.push(at, &Usage { live: usage.live, held: usage.held, ..Usage::default() });
-            for (group, (band, &here)) in self.bands.iter_mut().zip(here).enumerate() {
-                let shade = match here {
-                    false => Shade::Evicted,
-                    true if group == running => Shade::Running,
-                    true => Shade::Resident,
-                };
-                if band.last().is_none_or(|(_, last)| *last != shade) {
-                    band.push((at, shade));
-                }
-            }
-        }
-        self.runs += 1;
-    }
-
-    fn write(self, path: &Path, args: &Args, report: &Report) -> anyhow::Result<()> {
-        let line = Line { label: report.manager.to_string(), samples: self.timeline.samples().to_vec() };
-        let band = |(model, shades): (&Model, _)| Band { label: model.name.clone(), shades };
-        let bands = report.models.iter().zip(self.bands).map(band).collect();
-        let title = format!(
-            "{} models on {}, {}",
-            report.models.len(),
-            args.device,
-            match report.budget_bytes {
-                Some(bytes) => format!("{} to hold", units::bytes(bytes)),
-                None => "no budget".to_owned(),
-            }
-        );
-        let panel = Panel::of_pipeline(&title, u64::from(args.runs), report.models.len() as u64, line, bands);
-        plot::write(path, &[panel])
-    }
 }
