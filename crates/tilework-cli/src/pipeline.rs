@@ -3,8 +3,11 @@
 //! ```text
 //!   load   weights of each model ──► a group of its own, which may leave once the model is loaded
 //!   run    pin ─ restore ─ run ─ unpin, model by model, as often as asked
+//!               │           └── the next one comes back meanwhile, if the run wants none of the memory
 //!               └── what lacks memory evicts the group that was used longest ago
 //! ```
+
+mod picture;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -15,16 +18,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use serde::Serialize;
 use tempfile::TempDir;
-use tilework::manager::{Choice, Kind, Stream, Usage};
+use tilework::manager::{Choice, Kind, Stream};
 use tilework::replay::Observer;
 use tilework::shared::{GroupId, GroupStats, Hosting, Residence};
-use tilework::timeline::Timeline;
 use tilework_ort::{Environment, Session, SessionOptions, Tensor, find, fingerprint};
 
-use crate::engine::{TICKS_PER_RUN, peak_rss_bytes, save};
+use self::picture::Picture;
+use crate::engine::{peak_rss_bytes, save};
 use crate::exit::Usage as Misuse;
-use crate::plot::{self, Band, Line, Panel, Shade};
-use crate::pool::{Moment, Pool};
+use crate::pool::Pool;
 use crate::progress::Progress;
 use crate::run::{Args, Shape, name};
 use crate::site::Site;
@@ -101,8 +103,10 @@ struct Model {
 struct Run {
     /// The time ONNX Runtime took.
     us: f64,
-    /// Before that, to make the model resident.
+    /// Before that, to make the model resident; of what was prefetched, the part that the pipeline waited for.
     restore_us: f64,
+    /// Where the model's weights were when its turn came.
+    found: Residence,
 }
 
 /// A loaded model.
@@ -113,6 +117,12 @@ struct Stage {
     weights: u64,
     note: Option<String>,
     inputs: Vec<(String, Tensor)>,
+    /// What streams had beside all groups after its last run, bytes: as much as a run takes.
+    takes: Option<u64>,
+    /// A run lacked the memory that the next model had been prefetched to: it has all there is.
+    crowded: bool,
+    /// The time it took to begin with prefetching it.
+    prefetching: Duration,
     runs: Vec<Run>,
     outputs: Vec<Shape>,
     fingerprint: Option<String>,
@@ -144,11 +154,16 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut progress = Progress::new("pipeline".to_owned(), u64::from(args.runs) * stages.len() as u64);
     let mut done = 0;
     for pass in 1..=args.runs {
-        for (at, stage) in stages.iter_mut().enumerate() {
+        for at in 0..stages.len() {
             if picture.is_some() {
                 pool.watch(&groups);
             }
-            stage.run(args, &site, &pool, pass == args.runs)?;
+            let is_last_pass = pass == args.runs;
+            let next = (at + 1) % stages.len();
+            let is_followed = next != at && !(is_last_pass && next == 0);
+            let next_group = is_followed.then(|| stages[next].group);
+            let prefetching = stages[at].run(args, &site, &pool, next_group, is_last_pass)?;
+            stages[next].prefetching = prefetching;
             if let Some(picture) = &mut picture {
                 picture.add(at, &pool.unwatch());
             }
@@ -239,6 +254,9 @@ fn load(args: &Args, site: &Site, environment: &Arc<Environment>, pool: &Pool) -
             weights,
             note,
             inputs: Vec::new(),
+            takes: None,
+            crowded: false,
+            prefetching: Duration::ZERO,
             runs: Vec::new(),
             outputs: Vec::new(),
             fingerprint: None,
@@ -289,48 +307,82 @@ impl Converted {
 }
 
 impl Stage {
-    /// Makes the model resident, runs it and lets it go.
-    fn run(&mut self, args: &Args, site: &Site, pool: &Pool, is_last: bool) -> anyhow::Result<()> {
+    /// Makes the model resident, runs it and lets it go. Returns the time it took to begin with prefetching the next.
+    fn run(
+        &mut self,
+        args: &Args,
+        site: &Site,
+        pool: &Pool,
+        next: Option<GroupId>,
+        is_last: bool,
+    ) -> anyhow::Result<Duration> {
         let shared = pool.shared();
+        let found = shared.residence(self.group)?;
         let start = Instant::now();
         shared.pin(self.group)?;
-        let result = shared
-            .restore(self.group, Some(Stream::default()))
-            .map_err(anyhow::Error::from)
-            .and_then(|copied| {
-                // The run has a stream of its own, which waits for nothing here.
-                if copied > 0 {
-                    site.wait()?;
-                }
-                let restored = start.elapsed();
-                let start = Instant::now();
-                let outputs = self.session.run(&self.inputs)?;
-                Ok((outputs, restored, start.elapsed()))
-            });
+        let result = self.restore(site, pool, found).and_then(|()| {
+            let restored = start.elapsed() + std::mem::take(&mut self.prefetching);
+            let start = Instant::now();
+            let prefetched = next.filter(|&next| self.prefetch(pool, next));
+            let prefetching = start.elapsed();
+            let start = Instant::now();
+            let outputs = self.session.run(&self.inputs)?;
+            Ok((outputs, restored, start.elapsed(), prefetched, prefetching))
+        });
         shared.unpin(self.group)?;
-        let (outputs, restored, took) = result.with_context(|| {
+        let (outputs, restored, took, prefetched, prefetching) = result.with_context(|| {
             let within =
                 budget(args).map_or(String::new(), |bytes| format!(" within {}", units::bytes(bytes)));
             format!("{} with {} of weights does not run{within}", self.name, units::bytes(self.weights))
         })?;
         let us = |time: Duration| time.as_secs_f64() * 1e6;
-        self.runs.push(Run { us: us(took), restore_us: us(restored) });
+        self.runs.push(Run { us: us(took), restore_us: us(restored), found });
+        self.takes = Some(pool.apart());
+        if let Some(next) = prefetched {
+            self.crowded |= shared.residence(next)? == Residence::Evicted;
+        }
         let print = fingerprint(&outputs);
         self.agrees &= self.fingerprint.as_ref().is_none_or(|before| *before == print);
         self.fingerprint = Some(print);
         if !is_last {
-            return Ok(());
+            return Ok(prefetching);
         }
         self.outputs = outputs.iter().map(Shape::of).collect();
         match &args.save {
-            Some(path) if args.models.len() == 1 => save(path, &outputs),
+            Some(path) if args.models.len() == 1 => save(path, &outputs)?,
             Some(path) => {
                 let stem = path.file_stem().unwrap_or_default().to_string_lossy();
                 let model = self.name.replace(' ', "");
-                save(&path.with_file_name(format!("{stem}.{model}.npy")), &outputs)
+                save(&path.with_file_name(format!("{stem}.{model}.npy")), &outputs)?;
             }
-            None => Ok(()),
+            None => {}
         }
+        Ok(prefetching)
+    }
+
+    /// Makes the model resident, its contents there.
+    fn restore(&self, site: &Site, pool: &Pool, found: Residence) -> anyhow::Result<()> {
+        let restore = || pool.shared().restore(self.group, Some(Stream::default()));
+        let mut restored = restore();
+        if restored.is_err() && found == Residence::Arriving {
+            // The prefetch failed, which leaves the group evicted: it may go well without one.
+            restored = restore();
+        }
+        // The run has a stream of its own, which waits for nothing here.
+        if restored? > 0 {
+            site.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Has the next model come back while this one runs, where that takes nothing the run will want. Whether it is on its way,
+    /// or there.
+    fn prefetch(&self, pool: &Pool, next: GroupId) -> bool {
+        // How much a run takes is known once there was one.
+        let Some(takes) = self.takes.filter(|_| !self.crowded) else { return false };
+        let spare = takes.saturating_sub(pool.apart());
+        // What fails is met again, and told, by who restores it.
+        pool.shared().prefetch_beside(next, spare).unwrap_or(false)
     }
 
     fn report(&self, stats: &GroupStats) -> Model {
@@ -428,55 +480,4 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<_> = values.collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(0.0)
-}
-
-/// What is drawn: every run takes as much of the axis, cut by the requests and frees in it.
-struct Picture {
-    timeline: Timeline,
-    runs: u64,
-    /// Of each group, where it is from when on.
-    bands: Vec<Vec<(u64, Shade)>>,
-}
-
-impl Picture {
-    fn new(groups: usize) -> Picture {
-        Picture { timeline: Timeline::default(), runs: 0, bands: vec![Vec::new(); groups] }
-    }
-
-    /// Adds what was seen while the group at this place ran.
-    fn add(&mut self, running: usize, moments: &[Moment]) {
-        let count = moments.len() as u64;
-        for (number, Moment { usage, here }) in (0..).zip(moments) {
-            let at = self.runs * TICKS_PER_RUN + number * TICKS_PER_RUN / count;
-            self.timeline.push(at, &Usage { live: usage.live, held: usage.held, ..Usage::default() });
-            for (group, (band, &here)) in self.bands.iter_mut().zip(here).enumerate() {
-                let shade = match here {
-                    false => Shade::Evicted,
-                    true if group == running => Shade::Running,
-                    true => Shade::Resident,
-                };
-                if band.last().is_none_or(|(_, last)| *last != shade) {
-                    band.push((at, shade));
-                }
-            }
-        }
-        self.runs += 1;
-    }
-
-    fn write(self, path: &Path, args: &Args, report: &Report) -> anyhow::Result<()> {
-        let line = Line { label: report.manager.to_string(), samples: self.timeline.samples().to_vec() };
-        let band = |(model, shades): (&Model, _)| Band { label: model.name.clone(), shades };
-        let bands = report.models.iter().zip(self.bands).map(band).collect();
-        let title = format!(
-            "{} models on {}, {}",
-            report.models.len(),
-            args.device,
-            match report.budget_bytes {
-                Some(bytes) => format!("{} to hold", units::bytes(bytes)),
-                None => "no budget".to_owned(),
-            }
-        );
-        let panel = Panel::of_pipeline(&title, u64::from(args.runs), report.models.len() as u64, line, bands);
-        plot::write(path, &[panel])
-    }
 }

@@ -56,6 +56,12 @@ impl Pool {
         (loaded, state.lacked.take())
     }
 
+    /// What streams have that is no group's, in use or free, bytes.
+    pub fn apart(&self) -> u64 {
+        let streams = self.shared().stats().streams;
+        streams.iter().filter(|stream| stream.group.is_none()).map(|stream| stream.held).sum()
+    }
+
     /// Keeps a moment now and after each request and free, until [`Pool::unwatch`].
     pub fn watch(&self, groups: &[GroupId]) {
         self.state().watched = groups.to_vec();

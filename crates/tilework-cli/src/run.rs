@@ -26,7 +26,7 @@ use crate::{table, units};
 ///
 /// Several models are a pipeline: run in order, from one pool, which is theirs together. The weights of each are a group, resident
 /// while the model runs. What lacks memory under --budget evicts the weights used longest ago: their contents go to
-/// the host, and come back before the model runs again.
+/// the host, and come back before the model runs again: where the budget has room for both, while the one before it runs.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {

@@ -53,6 +53,8 @@ fn models_that_do_not_fit_together_run_by_turns_with_the_bits_of_each_alone() {
     assert!(sum(models, "bytes_in") >= 3 * models[0]["weights_bytes"].as_u64().unwrap());
     assert_eq!(report["kept_bytes"].as_u64().unwrap(), sum(models, "kept_bytes"));
     assert_eq!((&models[2]["residence"], &models[0]["residence"]), (&"resident".into(), &"evicted".into()));
+    // Beside the small one there is room for a decoder, and beside a decoder for the small one.
+    assert_eq!(found(models)[1], ["evicted", "arriving", "arriving"]);
 
     assert_eq!(report["outputs_agree"], true);
     for (file, shape, prints) in [(&decoder, &SHAPES[2..], &models[0]), (&conv, &SHAPES[..2], &models[1])] {
@@ -66,6 +68,43 @@ fn models_that_do_not_fit_together_run_by_turns_with_the_bits_of_each_alone() {
     {
         assert!(svg.contains(part), "{part:?}");
     }
+}
+
+/// Where the weights of each model were when its turn came, pass by pass.
+fn found(models: &[Value]) -> Vec<Vec<&str>> {
+    let passes = models[0]["runs"].as_array().unwrap().len();
+    let in_pass =
+        |pass| models.iter().map(move |model: &Value| model["runs"][pass]["found"].as_str().unwrap());
+    (0..passes).map(|pass| in_pass(pass).collect()).collect()
+}
+
+#[test]
+fn the_next_model_is_on_its_way_when_its_turn_comes_if_it_fits_beside_the_one_that_runs() {
+    let decoder = decoder();
+    let models = ["--shape", "latent=1x4x8x8", "--loop", "3", &decoder, &decoder, &decoder];
+    let run = |budget: &str| json(&[&models[..], &["--budget", budget]].concat());
+    // Two models fit, and what a run takes beside them.
+    let report = run("500MiB");
+    // Until a model has run once, what a run takes is not known, and the next one stays where it is.
+    let (away, coming) = ("evicted", "arriving");
+    let expected = [[away; 3], [away, coming, coming], [coming; 3]];
+    assert_eq!(found(report["models"].as_array().unwrap()), expected, "{report}");
+    assert!(report["peak_held_bytes"].as_u64().unwrap() <= 500 << 20, "{report}");
+    assert_eq!(report["outputs_agree"], true);
+    // One does: prefetching would take the memory of the one that runs.
+    let alone = run("300MiB");
+    assert!(
+        found(alone["models"].as_array().unwrap()).iter().flatten().all(|&at| at == "evicted"),
+        "{alone}"
+    );
+    // All do: there is nothing to prefetch.
+    let together = run("2GiB");
+    let together = together["models"].as_array().unwrap();
+    assert!(found(together).iter().flatten().all(|&at| at == "resident"));
+    assert_eq!(sum(together, "restores"), 0);
+    // It costs no move more.
+    let each = |report: &Value| sum(report["models"].as_array().unwrap(), "restores");
+    assert!(each(&report) <= each(&alone), "{} and {}", each(&report), each(&alone));
 }
 
 #[test]

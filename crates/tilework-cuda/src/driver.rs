@@ -260,6 +260,7 @@ functions! {
     mem_unmap = "cuMemUnmap"(address: Address, bytes: usize);
     mem_set_access = "cuMemSetAccess"(
         address: Address, bytes: usize, access: *const AccessDesc, count: usize);
+    mem_get_access = "cuMemGetAccess"(flags: *mut u64, location: *const Location, address: Address);
     mem_alloc = "cuMemAlloc_v2"(address: *mut Address, bytes: usize);
     mem_free = "cuMemFree_v2"(address: Address);
     memcpy_host_to_device = "cuMemcpyHtoD_v2"(to: Address, from: *const c_void, bytes: usize);

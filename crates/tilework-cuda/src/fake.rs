@@ -19,6 +19,9 @@
 //!   [let go](Fake::let_go), and an unmapping of what it [uses](Fake::launch_using) is counted as the fault it
 //!   would be.
 //!
+//! Of documentation only, no real driver was asked: what `cuMemGetAccess` and `cuPointerGetAttribute` say of memory of
+//! the host that is mapped.
+//!
 //! A driver's functions have no argument that says which driver, so each thread has its own: the one it
 //! made last or was [given](Fake::attach). Every call is counted by its name and can be made to
 //! [fail](Fake::fail).
@@ -51,6 +54,9 @@ pub struct Config {
     pub total_bytes: u64,
     /// Whether they map memory of the host, in multiples of the same.
     pub maps_host_memory: bool,
+    /// Whether `cuPointerGetAttribute` has an address on the host for that memory. NVIDIA's documentation allows for
+    /// either.
+    pub tells_host_addresses: bool,
 }
 
 impl Default for Config {
@@ -62,6 +68,7 @@ impl Default for Config {
             granularity: 2 << 20,
             total_bytes: 4 << 30,
             maps_host_memory: true,
+            tells_host_addresses: false,
         }
     }
 }

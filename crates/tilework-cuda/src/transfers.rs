@@ -20,7 +20,10 @@ use tilework::device::{Call, DeviceError};
 use tilework::shared::streams::{Event, InOrder};
 use tilework::shared::transfers::{Staging, Transfers};
 
-use crate::driver::{self, POINTER_ATTRIBUTE_HOST_POINTER, REGISTER_PORTABLE, STREAM_NON_BLOCKING, SUCCESS};
+use crate::driver::{
+    self, ACCESS_READ_WRITE, Location, POINTER_ATTRIBUTE_HOST_POINTER, REGISTER_PORTABLE,
+    STREAM_NON_BLOCKING, SUCCESS,
+};
 use crate::error::CudaError;
 use crate::gpu::{Entered, Gpu, tell};
 use crate::streams::{Events, Recorded};
@@ -212,7 +215,8 @@ impl Buffer {
         // The driver would copy to any memory of the process that is registered with it.
         let last = address.saturating_add(bytes as u64 - 1);
         let entered = self.link.gpu().enter()?;
-        if [address, last].into_iter().any(|address| is_the_hosts(&entered, address)) {
+        let gpu = Location::device(self.link.gpu().handle());
+        if [address, last].into_iter().any(|address| is_the_hosts(&entered, gpu, address)) {
             return Ok(false);
         }
         drop(entered);
@@ -233,8 +237,8 @@ impl Buffer {
             // SAFETY: the host's part lies in the buffer, as the caller has found. It is registered and stays until
             // the copy was made, which dropping waits for. Nobody looks at it or changes it before: what `contents`
             // shows is borrowed from the buffer, as `self` is here, and the copies of the buffer follow each
-            // other. The device's part is none of the host's memory, as seen above, and the driver refuses what
-            // is not mapped. The stream is the link's own.
+            // other. The device's part is mapped for it, or none of the host's memory, as seen above, and the driver
+            // refuses what is not mapped. The stream is the link's own.
             unsafe {
                 match way {
                     Way::Down => (f.memcpy_device_to_host_async)(host, address, bytes, stream),
@@ -275,8 +279,24 @@ impl Buffer {
     }
 }
 
-/// Whether the host reaches memory by this address.
-fn is_the_hosts(entered: &Entered<'_>, address: u64) -> bool {
+/// Whether an address is one of the host's memory that was not mapped for the GPU. What was may lie on the host: it
+/// spilled.
+fn is_the_hosts(entered: &Entered<'_>, gpu: Location, address: u64) -> bool {
+    is_reached_by_host(entered, address) && !is_mapped_for(entered, gpu, address)
+}
+
+/// Whether the GPU may read and write what is mapped at this address.
+fn is_mapped_for(entered: &Entered<'_>, gpu: Location, address: u64) -> bool {
+    let mut flags = 0;
+    let asked = entered.call("cuMemGetAccess", |f| {
+        // SAFETY: `flags` is valid for the write, `gpu` for the read; any address may be asked for.
+        unsafe { (f.mem_get_access)(&mut flags, &gpu, address) }
+    });
+    asked.is_ok() && flags == u64::from(ACCESS_READ_WRITE)
+}
+
+/// Whether the host reaches memory by this address. Of what is mapped for GPUs it depends on the driver.
+fn is_reached_by_host(entered: &Entered<'_>, address: u64) -> bool {
     let mut pointer: *mut c_void = ptr::null_mut();
     // For memory of devices, and for what is none, the answer is an error, which is not worth its words here.
     let mut answer = SUCCESS;

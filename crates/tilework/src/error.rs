@@ -104,8 +104,8 @@ pub enum Error {
         /// Bytes that pinned groups hold.
         pinned: u64,
     },
-    /// The device keeps memory at one address, so that no group could be evicted; or all names of groups are used up.
-    #[error("no groups on this device: it cannot map memory, or there have been too many groups")]
+    /// The device keeps memory at one address, so that no group could be evicted; or there are 65,536 groups.
+    #[error("no groups on this device: it cannot map memory, or there are too many groups")]
     NoGroups,
     /// Memory of the host that the device does not reach.
     #[error("this device cannot use memory of the host as its own: lower what is live, or raise the limit")]

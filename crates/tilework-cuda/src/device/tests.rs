@@ -30,8 +30,14 @@ fn cuda() -> Cuda {
     cuda_with(&Fake::of_this_thread())
 }
 
-const PLAIN: Config =
-    Config { gpus: 1, maps_memory: false, granularity: 4096, total_bytes: 1 << 30, maps_host_memory: false };
+const PLAIN: Config = Config {
+    gpus: 1,
+    maps_memory: false,
+    granularity: 4096,
+    total_bytes: 1 << 30,
+    maps_host_memory: false,
+    tells_host_addresses: false,
+};
 
 /// Keeps this thread's driver when it has one of the configuration.
 fn of_this_thread(config: Config) -> Fake {
@@ -87,6 +93,7 @@ const SMALL_TILES: Config = Config {
     granularity: 64 << 10,
     total_bytes: 1 << 30,
     maps_host_memory: true,
+    tells_host_addresses: false,
 };
 
 fn small_tiles() -> Box<dyn Device> {

@@ -44,6 +44,7 @@ pub(super) const TABLE: Functions = Functions {
     mem_map,
     mem_unmap,
     mem_set_access,
+    mem_get_access,
     mem_alloc,
     mem_free,
     memcpy_host_to_device,
@@ -403,6 +404,23 @@ unsafe extern "system" fn mem_set_access(
     })
 }
 
+unsafe extern "system" fn mem_get_access(
+    flags: *mut u64,
+    location: *const Location,
+    address: Address,
+) -> Code {
+    serve("cuMemGetAccess", Needs::Memory, |state| {
+        if flags.is_null() || location.is_null() {
+            return Err(INVALID_VALUE);
+        }
+        // SAFETY: valid for the read, as the caller of the driver's function answers for.
+        let gpu = check_location(unsafe { *location }, state.retained.len())?;
+        let may_use = state.memory.access(gpu, address)?;
+        // SAFETY: valid for the write, as above.
+        unsafe { put(flags, if may_use { u64::from(ACCESS_READ_WRITE) } else { 0 }) }
+    })
+}
+
 unsafe extern "system" fn mem_alloc(address: *mut Address, bytes: usize) -> Code {
     serve("cuMemAlloc", Needs::Memory, |state| {
         let allocated = state.memory.alloc(bytes as u64)?;
@@ -472,7 +490,8 @@ unsafe extern "system" fn pointer_get_attribute(
     address: Address,
 ) -> Code {
     serve("cuPointerGetAttribute", Needs::Context, |state| {
-        if attribute != POINTER_ATTRIBUTE_HOST_POINTER || !state.memory.is_registered(address, 1) {
+        let told = state.config.tells_host_addresses && state.memory.is_mapped_from_host(address);
+        if attribute != POINTER_ATTRIBUTE_HOST_POINTER || !told && !state.memory.is_registered(address, 1) {
             return Err(INVALID_VALUE);
         }
         // SAFETY: valid for the write of a pointer, as the caller of the driver's function answers for.

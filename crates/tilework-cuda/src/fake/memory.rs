@@ -239,6 +239,22 @@ impl Memory {
         self.registered.values().sum()
     }
 
+    /// What is mapped at an address.
+    fn mapping_at(&self, address: u64) -> Option<&Mapping> {
+        let (at, mapping) = self.mappings.range(..=address).next_back()?;
+        (address - at < mapping.bytes).then_some(mapping)
+    }
+
+    /// Whether an address is one at which memory of the host is mapped.
+    pub fn is_mapped_from_host(&self, address: u64) -> bool {
+        self.mapping_at(address).is_some_and(|mapping| self.handles[&mapping.handle].on_host)
+    }
+
+    /// Whether a GPU may use what is mapped at an address.
+    pub fn access(&self, gpu: usize, address: u64) -> Result<bool, Code> {
+        self.mapping_at(address).map(|mapping| mapping.access.contains(&gpu)).ok_or(INVALID_VALUE)
+    }
+
     pub fn is_registered(&self, start: u64, bytes: u64) -> bool {
         let around = self.registered.range(..=start).next_back();
         around.is_some_and(|(at, registered)| start + bytes <= at + registered)

@@ -3,7 +3,9 @@ use std::thread;
 use std::time::Duration;
 
 use tilework::device::{Bind, Device};
+use tilework::manager::{Options, Stream};
 use tilework::shared::streams::Streams as _;
+use tilework::shared::{Hosting, Shared};
 
 use super::*;
 use crate::device::Cuda;
@@ -79,6 +81,45 @@ fn contents_travel_both_ways() {
     buffer.download(1000, world.address, 108).unwrap();
     let expected: Vec<u8> = data[..8].iter().chain(data[data.len() - 100..].iter().rev()).copied().collect();
     assert_eq!(buffer.contents().unwrap()[1000..1108], expected);
+}
+
+#[test]
+fn a_group_comes_back_with_its_contents_though_some_lay_on_the_host() {
+    for (tells_host_addresses, pinned_bytes) in [(false, 0), (true, 0), (true, 1 << 30)] {
+        let fake = Fake::new(Config { tells_host_addresses, ..Config::default() });
+        let gpu = || Gpu::open(fake.driver(), 0).unwrap();
+        let (device, streams) = (Cuda::new(gpu()).unwrap(), CudaStreams::new(gpu()));
+        let options = Options { heap_bytes: 2 * TILE, ..Options::default() };
+        let front = Shared::new(Box::new(device), Box::new(streams), &options).unwrap();
+        front.set_limit(Some(2 * TILE)).unwrap();
+        front.set_spill(true).unwrap();
+        front.set_hosting(Hosting { pinned_bytes, directory: None });
+        let group = front.group("unet").unwrap();
+        front.unpin(group).unwrap();
+        // The first block fits, the second does not.
+        let blocks = [1, 2].map(|seed| {
+            let address = front.alloc_for(group, 2 * TILE, Stream(0)).unwrap();
+            let contents: Vec<u8> = (0..2 * TILE).map(|at| (at * seed % 251) as u8).collect();
+            front.write(address, &contents).unwrap();
+            (address, contents)
+        });
+        assert_eq!((front.stats().spilled, fake.host_bytes()), (2 * TILE, 2 * TILE));
+        assert_eq!(front.evict(group), Ok(4 * TILE), "an address on the host: {tells_host_addresses}");
+        assert_eq!(front.stats().kept, 4 * TILE);
+        front.trim().unwrap();
+        assert_eq!((front.stats().spilled, fake.host_bytes()), (0, 0));
+        assert_eq!(front.restore(group, Some(Stream(0))), Ok(4 * TILE));
+        assert_eq!(fake.host_bytes(), 2 * TILE, "it does not fit now either");
+        for (address, contents) in blocks {
+            let mut found = vec![0; contents.len()];
+            front.read(address, &mut found).unwrap();
+            assert!(found == contents, "what was at {address:#x}");
+            front.free(address).unwrap();
+        }
+        front.remove_group(group).unwrap();
+        front.trim().unwrap();
+        assert_eq!((fake.host_bytes(), fake.unmapped_under_work()), (0, 0));
+    }
 }
 
 #[test]

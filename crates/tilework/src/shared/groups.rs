@@ -28,6 +28,20 @@ use crate::manager::{Manager, Stream};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GroupId(pub u32);
 
+/// Groups that there can be at once: far more than fit into the address space of a process. What is left of the 31
+/// bits that a number has tells those apart that had a slot one after the other.
+const SLOTS: u32 = 1 << 16;
+
+/// Behind the last number of a group.
+const END: u32 = u32::MAX >> 1;
+
+impl GroupId {
+    /// Which lanes are its own, while there is such a group.
+    pub(super) fn slot(self) -> u32 {
+        self.0 % SLOTS
+    }
+}
+
 /// Where the memory of a group is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -69,6 +83,8 @@ pub struct GroupStats {
 pub(super) struct Group {
     pub id: GroupId,
     pub name: String,
+    /// In the order in which groups were made.
+    serial: u64,
     pub pins: AtomicU32,
     /// Its contents do not change, so that those on the host are good for the next time.
     pub constant: AtomicBool,
@@ -98,9 +114,46 @@ pub(super) struct Groups {
 
 #[derive(Default)]
 struct List {
-    /// By number.
-    groups: Vec<Arc<Group>>,
-    made: u32,
+    slots: Vec<Slot>,
+    made: u64,
+}
+
+/// Where one group is after the other.
+struct Slot {
+    group: Option<Arc<Group>>,
+    /// The number that the next one gets.
+    next: u32,
+}
+
+impl List {
+    fn groups(&self) -> impl Iterator<Item = &Arc<Group>> {
+        self.slots.iter().filter_map(|slot| slot.group.as_ref())
+    }
+
+    /// A slot without a group that has numbers left; a further one where there is none.
+    fn vacant(&mut self) -> Option<&mut Slot> {
+        let count = self.slots.len() as u32;
+        let found = self.slots.iter().position(|slot| slot.group.is_none() && slot.next < END);
+        if found.is_none() && count < SLOTS {
+            self.slots.push(Slot { group: None, next: count });
+        }
+        self.slots.get_mut(found.unwrap_or(count as usize))
+    }
+
+    /// Adds a group; `None` where there are too many.
+    fn add(&mut self, make: impl FnOnce(GroupId, u64) -> Group) -> Option<&Arc<Group>> {
+        let serial = self.made;
+        self.made += 1;
+        let slot = self.vacant()?;
+        let id = GroupId(slot.next);
+        slot.next += SLOTS;
+        Some(slot.group.insert(Arc::new(make(id, serial))))
+    }
+
+    fn remove(&mut self, id: GroupId) {
+        let slot = self.slots.get_mut(id.slot() as usize);
+        slot.into_iter().for_each(|slot| drop(slot.group.take_if(|group| group.id == id)));
+    }
 }
 
 impl Groups {
@@ -114,13 +167,13 @@ impl Groups {
 
     pub fn get(&self, id: GroupId) -> Result<Arc<Group>> {
         let list = self.read();
-        let at = list.groups.binary_search_by_key(&id, |group| group.id);
-        at.map(|at| Arc::clone(&list.groups[at])).map_err(|_| Error::UnknownGroup(id.0))
+        let group = list.slots.get(id.slot() as usize).and_then(|slot| slot.group.as_ref());
+        group.filter(|group| group.id == id).cloned().ok_or(Error::UnknownGroup(id.0))
     }
 
     /// All of them, the one used longest ago first.
     pub fn by_use(&self) -> Vec<Arc<Group>> {
-        let mut groups = self.read().groups.clone();
+        let mut groups: Vec<Arc<Group>> = self.read().groups().cloned().collect();
         // Each is asked once: others use groups meanwhile, and an order that changes is none to sort by.
         groups.sort_by_cached_key(|group| group.used.load(Ordering::Relaxed));
         groups
@@ -136,14 +189,14 @@ impl Shared {
     /// one who does not expect it. [Unpin](Shared::unpin) it when it may be evicted.
     ///
     /// # Errors
-    /// [`Error::NoGroups`] where the device cannot map memory elsewhere, so that nothing could be evicted;
-    /// [`Error::Forked`].
+    /// [`Error::NoGroups`] where the device cannot map memory elsewhere, so that nothing could be evicted, and where
+    /// there are 65,536 groups already; [`Error::Forked`].
     pub fn group(&self, name: &str) -> Result<GroupId> {
         self.process.check()?;
         if !self.depot.caps().tiling {
             return Err(Error::NoGroups);
         }
-        let named = |list: &List| list.groups.iter().find(|group| group.name == name).map(|group| group.id);
+        let named = |list: &List| list.groups().find(|group| group.name == name).map(|group| group.id);
         if let Some(known) = named(&self.groups.read()) {
             return Ok(known);
         }
@@ -151,23 +204,19 @@ impl Shared {
         if let Some(known) = named(&list) {
             return Ok(known);
         }
-        let id = GroupId(list.made);
-        if !Key::has_room(id) {
-            return Err(Error::NoGroups);
-        }
-        list.made += 1;
-        let group = Group {
+        let make = |id, serial| Group {
             id,
             name: name.into(),
+            serial,
             pins: AtomicU32::new(1),
             constant: AtomicBool::new(false),
             used: AtomicU64::new(0),
             state: Mutex::default(),
             moves: Mutex::default(),
         };
-        self.groups.touch(&group);
-        list.groups.push(Arc::new(group));
-        Ok(id)
+        let group = list.add(make).ok_or(Error::NoGroups)?;
+        self.groups.touch(group);
+        Ok(group.id)
     }
 
     /// As [`alloc`](Shared::alloc), of memory that goes and comes with `group`. While a graph's pool is open that serves
@@ -179,11 +228,11 @@ impl Shared {
     pub fn alloc_for(&self, group: GroupId, bytes: u64, stream: Stream) -> Result<u64> {
         self.process.check()?;
         let slot = self.pools.slot_for(stream);
-        if !Key::has_room(group) || slot != 0 && self.groups.get(group).is_err() {
-            return Err(Error::UnknownGroup(group.0));
+        if slot == 0 {
+            return self.alloc_in(Key::group(group, stream), Some(group), bytes);
         }
-        let key = if slot == 0 { Key::group(group, stream) } else { Key { slot, stream } };
-        self.alloc_in(key, bytes)
+        self.groups.get(group)?;
+        self.alloc_in(Key { slot, stream }, None, bytes)
     }
 
     /// Notes that `stream` uses the memory of a group: an eviction waits for what is queued there by then. The streams
@@ -248,6 +297,23 @@ impl Shared {
         let group = self.known(group)?;
         self.groups.touch(&group);
         self.set_out(&group)
+    }
+
+    /// As [`prefetch`](Shared::prefetch), if the group fits within the limit beside what streams and pinned groups have
+    /// and `spare` bytes that they will want yet. Nothing is taken from streams, and other groups are evicted only if that
+    /// makes all the room, the one used longest ago first; such an eviction the caller waits for. True when the group is resident, or on its way.
+    ///
+    /// For those who know what comes next, and would rather have it later than slow down what runs.
+    ///
+    /// # Errors
+    /// As [`restore`](Shared::restore), but for the want of memory.
+    pub fn prefetch_beside(&self, group: GroupId, spare: u64) -> Result<bool> {
+        let group = self.known(group)?;
+        let sets_out = self.set_out_beside(&group, spare)?;
+        if sets_out {
+            self.groups.touch(&group);
+        }
+        Ok(sets_out)
     }
 
     /// Says that the contents of a group do not change any more once they are on the host, as weights of a model that
@@ -321,7 +387,8 @@ impl Shared {
             self.lanes_of(group.id).for_each(|lane| lane.home.set_away(false));
             return closed;
         }
-        self.groups.write().groups.retain(|other| other.id != group.id);
+        self.lanes_of(group.id).for_each(|lane| lane.vacate(&self.depot, &self.options));
+        self.groups.write().remove(group.id);
         Ok(())
     }
 
@@ -352,7 +419,8 @@ impl Shared {
         if !self.process.is_this() {
             return Vec::new();
         }
-        let groups = self.groups.read().groups.clone();
+        let mut groups: Vec<Arc<Group>> = self.groups.read().groups().cloned().collect();
+        groups.sort_unstable_by_key(|group| group.serial);
         groups.iter().map(|group| self.stats_of(group)).collect()
     }
 
@@ -404,11 +472,10 @@ impl Shared {
 
     /// The physical memory of the device that a group has, bytes.
     pub(super) fn held_by(&self, group: &Group) -> u64 {
-        let held = |lane: &Lane| lane.lock().pool.usage().held - lane.home.spilled_bytes();
-        self.lanes_of(group.id).map(held).sum()
+        self.lanes_of(group.id).map(Lane::held).sum()
     }
 
     pub(super) fn lanes_of(&self, group: GroupId) -> impl Iterator<Item = &Lane> {
-        self.lanes.iter().filter(move |lane| lane.key.group_id() == Some(group))
+        self.lanes.iter().filter(move |lane| lane.home.group() == Some(group))
     }
 }

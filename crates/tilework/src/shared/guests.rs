@@ -36,7 +36,7 @@ impl Shared {
     /// Serves a guest's request in its seat.
     pub(super) fn alloc_seated(&self, bytes: u64, stream: Stream) -> Result<u64> {
         if stream == Stream::default() {
-            return self.alloc_in(Key::guest(stream), bytes);
+            return self.alloc_in(Key::guest(stream), None, bytes);
         }
         let at = {
             let mut seats = lock(&self.guests.0);
@@ -44,7 +44,7 @@ impl Shared {
             seats[at].serving += 1;
             at
         };
-        let served = self.alloc_in(key(at), bytes);
+        let served = self.alloc_in(key(at), None, bytes);
         lock(&self.guests.0)[at].serving -= 1;
         served
     }

@@ -27,7 +27,7 @@ pub(super) struct Key {
 /// The slot of guest streams, whose names are never passed to the device.
 const GUESTS: u32 = u32::MAX;
 
-/// The slots of groups are their numbers behind this.
+/// The slots of groups are behind this. A removed group's is another's later, with the lanes in it.
 const GROUPS: u32 = 1 << 31;
 
 impl Key {
@@ -42,16 +42,12 @@ impl Key {
 
     /// The lane of a group's for a stream.
     pub fn group(group: GroupId, stream: Stream) -> Key {
-        Key { slot: GROUPS | group.0, stream }
+        Key { slot: GROUPS | group.slot(), stream }
     }
 
-    /// Whether a group of this number has a slot.
-    pub fn has_room(group: GroupId) -> bool {
-        group.0 < GUESTS - GROUPS
-    }
-
-    pub fn group_id(self) -> Option<GroupId> {
-        (self.slot >= GROUPS && !self.is_guest()).then(|| GroupId(self.slot - GROUPS))
+    /// Whether it belongs to a group.
+    pub fn is_group(self) -> bool {
+        self.slot >= GROUPS && !self.is_guest()
     }
 
     /// Whether it belongs to a graph's pool.
@@ -80,6 +76,8 @@ pub(super) struct Books {
     pub pending_bytes: u64,
     /// Frees since what is pending was looked at.
     frees: u32,
+    /// Requests that were served for groups that had the lane before.
+    pub served_before: u64,
     /// Blocks that their owners freed, ever.
     pub freed: u64,
     /// Bytes given up to other lanes and not replaced since.
@@ -112,29 +110,34 @@ pub(super) enum Wait {
 impl Lane {
     pub fn new(key: Key, serial: u64, depot: &Arc<Depot>, options: &Options) -> Lane {
         let home = Arc::new(Home::new(key));
-        let door = Box::new(Door::new(Arc::clone(depot), Arc::clone(&home)));
-        let pool = if depot.caps().tiling { Pool::tiled(door, options) } else { Pool::placed(door, options) };
-        // Streams are few; a program may keep a graph, and its pool, for every shape it has met, and a group for every
-        // model.
-        let pool = if key.group_id().is_some() { pool.lasting() } else { pool };
-        let many = key.is_graph() || key.group_id().is_some();
-        let pool = if many { pool.reserving(MANY_BYTES) } else { pool };
-        let books = Books {
-            pool,
-            blocks: Blocks::new(),
-            pending: Vec::new(),
-            pending_bytes: 0,
-            frees: 0,
-            freed: 0,
-            given_up: 0,
-            kept: None,
-        };
+        let books = Books::new(&home, depot, options);
         Lane { key, serial, home, books: Mutex::new(books) }
+    }
+
+    /// Takes the lane from a group that is removed, of which nothing is in use and nothing held. What it learned of
+    /// the group's requests is forgotten.
+    pub fn vacate(&self, depot: &Arc<Depot>, options: &Options) {
+        let mut books = self.lock();
+        let served_before = books.served();
+        *books = Books { served_before, freed: books.freed, ..Books::new(&self.home, depot, options) };
+        self.home.set_group(None);
+    }
+
+    /// Gives the lane to a group, which has its slot.
+    pub fn occupy(&self, group: GroupId) {
+        let _books = self.lock();
+        self.home.set_group(Some(group));
+        self.home.set_away(false);
     }
 
     #[inline]
     pub fn lock(&self) -> MutexGuard<'_, Books> {
         lock(&self.books)
+    }
+
+    /// The physical memory of the device that it has, bytes.
+    pub fn held(&self) -> u64 {
+        self.lock().pool.usage().held - self.home.spilled_bytes()
     }
 
     /// The books, unless somebody has them.
@@ -148,6 +151,32 @@ impl Lane {
 }
 
 impl Books {
+    fn new(home: &Arc<Home>, depot: &Arc<Depot>, options: &Options) -> Books {
+        let door = Box::new(Door::new(Arc::clone(depot), Arc::clone(home)));
+        let pool = if depot.caps().tiling { Pool::tiled(door, options) } else { Pool::placed(door, options) };
+        let (is_graph, is_group) = (home.key.is_graph(), home.key.is_group());
+        // Streams are few; a program may keep a graph, and its pool, for every shape it has met, and a group for every
+        // model.
+        let pool = if is_group { pool.lasting() } else { pool };
+        let pool = if is_graph || is_group { pool.reserving(MANY_BYTES) } else { pool };
+        Books {
+            pool,
+            blocks: Blocks::new(),
+            pending: Vec::new(),
+            pending_bytes: 0,
+            frees: 0,
+            served_before: 0,
+            freed: 0,
+            given_up: 0,
+            kept: None,
+        }
+    }
+
+    /// Requests served, ever.
+    pub fn served(&self) -> u64 {
+        self.served_before + self.pool.stats().allocations
+    }
+
     /// Gives a block that its owner has freed, and that is no longer among the live ones, back to the pool: now,
     /// or when the streams that used it beside the lane's own are through.
     #[inline(always)]

@@ -153,7 +153,7 @@ impl Shared {
     #[inline]
     pub fn alloc(&self, bytes: u64, stream: Stream) -> Result<u64> {
         self.process.check()?;
-        self.alloc_in(Key { slot: self.pools.slot_for(stream), stream }, bytes)
+        self.alloc_in(Key { slot: self.pools.slot_for(stream), stream }, None, bytes)
     }
 
     /// As [`alloc`](Shared::alloc), for work on a guest: a stream that somebody else destroys without telling.
@@ -174,14 +174,14 @@ impl Shared {
     }
 
     #[inline]
-    fn alloc_in(&self, key: Key, bytes: u64) -> Result<u64> {
+    fn alloc_in(&self, key: Key, group: Option<GroupId>, bytes: u64) -> Result<u64> {
         let lane = match self.lanes.get(key) {
-            Some(lane) => lane,
-            None => self.make_lane(key)?,
+            Some(lane) if lane.home.group() == group => lane,
+            _ => self.make_lane(key, group)?,
         };
         let mut books = lane.lock();
-        if lane.home.is_odd() {
-            self.look_closer(lane)?;
+        if lane.home.is_odd() || lane.home.group() != group {
+            self.look_closer(lane, group)?;
         }
         if let Some(block) = books.pool.lend(bytes) {
             self.hand_out(&mut books, block, key.stream);
@@ -419,30 +419,41 @@ impl Shared {
         log.map_or(Ok(()), |mut log| log.finish())
     }
 
+    /// The lane of a key, for `group` if it is one's.
     #[cold]
-    fn make_lane(&self, key: Key) -> Result<&Lane> {
+    fn make_lane(&self, key: Key, group: Option<GroupId>) -> Result<&Lane> {
         // A guest's name is not the device's.
         let refusal = if key.is_guest() { None } else { self.depot.streams().refusal(key.stream) };
         if let Some(reason) = refusal {
             return Err(Error::Stream { stream: key.stream.0, reason });
         }
-        let group = key.group_id().map(|group| self.groups.get(group)).transpose()?;
-        // Held until the lane is there to be seen by an eviction.
-        let state = group.as_ref().map(|group| lock(&group.state));
-        if let (Some(group), Some(state)) = (&group, &state)
-            && state.residence() != Residence::Resident
-        {
-            return Err(Error::Evicted { group: group.name.clone() });
-        }
-        Ok(self.lanes.get_or_make(key, || {
+        let make = || {
             let serial = self.serial.fetch_add(1, Ordering::Relaxed);
             Lane::new(key, serial, &self.depot, &self.options)
-        }))
+        };
+        let Some(group) = group else { return Ok(self.lanes.get_or_make(key, make)) };
+        let group = self.groups.get(group)?;
+        // Held until the lane is there to be seen by an eviction.
+        let state = lock(&group.state);
+        // It may have been removed before.
+        self.groups.get(group.id)?;
+        if state.residence() != Residence::Resident {
+            return Err(Error::Evicted { group: group.name.clone() });
+        }
+        let lane = self.lanes.get_or_make(key, make);
+        if lane.home.group() != Some(group.id) {
+            lane.occupy(group.id);
+        }
+        Ok(lane)
     }
 
     /// What a request finds on a lane that is not like others.
     #[cold]
-    fn look_closer(&self, lane: &Lane) -> Result<()> {
+    fn look_closer(&self, lane: &Lane, group: Option<GroupId>) -> Result<()> {
+        if let Some(group) = group.filter(|&group| lane.home.group() != Some(group)) {
+            // Removed since the lane was found.
+            return Err(Error::UnknownGroup(group.0));
+        }
         self.check_present(lane)?;
         // The name of a stream that is no more, given to another.
         lane.home.set_orphan(false);
@@ -450,7 +461,7 @@ impl Shared {
     }
 
     fn check_present(&self, lane: &Lane) -> Result<()> {
-        match lane.key.group_id().filter(|_| lane.home.is_away()) {
+        match lane.home.group().filter(|_| lane.home.is_away()) {
             Some(group) => Err(Error::Evicted { group: self.groups.get(group)?.name.clone() }),
             None => Ok(()),
         }

@@ -134,12 +134,12 @@ impl Shared {
             let blocks = books.blocks.len() as u64;
             stats.leftover += pool.leftover;
             stats.blocks += blocks;
-            stats.allocations += pool.allocations;
+            stats.allocations += books.served();
             stats.frees += books.freed;
             stats.streams.push(StreamStats {
                 stream: lane.key.stream.0,
                 graph: lane.key.is_graph(),
-                group: lane.key.group_id().map(|group| group.0),
+                group: lane.home.group().map(|group| group.0),
                 live: pool.usage.live - books.pending_bytes,
                 held: pool.usage.held,
                 largest_free_run: pool.largest_free_run,

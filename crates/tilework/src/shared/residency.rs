@@ -214,7 +214,37 @@ impl Shared {
         if !matches!(*state, State::Evicted) {
             return Ok(());
         }
-        let cargo = Arc::new(Mutex::new(self.attach(group)?));
+        let cargo = {
+            let _alone = lock(&self.coming);
+            self.attach(group, true)?
+        };
+        self.load_beside(group, &mut state, cargo)
+    }
+
+    /// The same, if that takes nothing from streams and leaves `spare` bytes; false otherwise.
+    pub(super) fn set_out_beside(&self, group: &Group, spare: u64) -> Result<bool> {
+        let mut state = lock(&group.state);
+        if !matches!(*state, State::Evicted) {
+            return Ok(true);
+        }
+        let cargo = {
+            let _alone = lock(&self.coming);
+            let bytes: u64 = self.lanes_of(group.id).map(|lane| lane.lock().pool.heaps_bytes()).sum();
+            if !self.clear_for(group.id, bytes.saturating_add(spare)) {
+                return Ok(false);
+            }
+            match self.attach(group, false) {
+                Ok(cargo) => cargo,
+                Err(Error::OutOfMemory { .. }) => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        };
+        self.load_beside(group, &mut state, cargo).map(|()| true)
+    }
+
+    /// Has a thread queue what is kept, while the caller goes on.
+    fn load_beside(&self, group: &Group, state: &mut State, cargo: Vec<Cargo>) -> Result<()> {
+        let cargo = Arc::new(Mutex::new(cargo));
         let theirs = Arc::clone(&cargo);
         let loading =
             thread::Builder::new().name("tilework-prefetch".into()).spawn(move || load(&mut lock(&theirs)));
@@ -224,7 +254,7 @@ impl Shared {
                 tracing::warn!(%error, "no thread to prefetch with: the caller waits");
                 let mut cargo = std::mem::take(&mut *lock(&cargo));
                 let loaded = load(&mut cargo);
-                self.open(group, &mut state, cargo, loaded)?;
+                self.open(group, state, cargo, loaded)?;
             }
         }
         Ok(())
@@ -238,7 +268,10 @@ impl Shared {
                 return Ok(0);
             }
             State::Evicted => {
-                let mut cargo = self.attach(group)?;
+                let mut cargo = {
+                    let _alone = lock(&self.coming);
+                    self.attach(group, true)?
+                };
                 let loaded = load(&mut cargo);
                 (cargo, loaded)
             }
@@ -304,12 +337,12 @@ impl Shared {
         Ok(())
     }
 
-    /// Attaches the lanes of an evicted group, all or none, making room where need be.
-    fn attach(&self, group: &Group) -> Result<Vec<Cargo>> {
-        let _alone = lock(&self.coming);
+    /// Attaches the lanes of an evicted group, all or none, with `makes_room` making room where need be. The caller is
+    /// alone in it.
+    fn attach(&self, group: &Group, makes_room: bool) -> Result<Vec<Cargo>> {
         let mut cargo = Vec::new();
         for lane in self.lanes_of(group.id) {
-            match self.attach_lane(group, lane) {
+            match self.attach_lane(group, lane, makes_room) {
                 Ok(None) => {}
                 Ok(Some(spans)) => {
                     let contents = lane.lock().kept.take();
@@ -325,7 +358,7 @@ impl Shared {
     }
 
     /// What is in use of the lane, `None` where its heaps were not gone.
-    fn attach_lane(&self, group: &Group, lane: &Lane) -> Result<Option<Vec<Span>>> {
+    fn attach_lane(&self, group: &Group, lane: &Lane, makes_room: bool) -> Result<Option<Vec<Span>>> {
         let mut tried = 0;
         let mut spills = false;
         loop {
@@ -339,7 +372,7 @@ impl Shared {
             lane.home.set_spilling(false);
             let lacks = match attached {
                 Ok(()) => return Ok(Some(books.pool.spans())),
-                Err(Error::OutOfMemory { request, .. }) => request,
+                Err(Error::OutOfMemory { request, .. }) if makes_room => request,
                 Err(error) => return Err(error),
             };
             drop(books);
@@ -380,11 +413,36 @@ impl Shared {
         }
     }
 
+    /// The groups that may be evicted for others, the one used longest ago first.
+    fn evictable(&self, except: Option<GroupId>) -> Vec<Arc<Group>> {
+        let mut groups = self.groups.by_use();
+        groups.retain(|group| Some(group.id) != except && group.pins.load(Ordering::SeqCst) == 0);
+        groups
+    }
+
+    /// Evicts groups until `bytes` more fit within the limit beside what lanes have. False, and nothing is evicted,
+    /// where all that can be would not do.
+    fn clear_for(&self, group: GroupId, bytes: u64) -> bool {
+        let Some(limit) = self.depot.limit() else { return true };
+        let fits_without = |gone: u64| {
+            let held: u64 = self.lanes.iter().map(Lane::held).sum();
+            held.saturating_sub(gone).saturating_add(bytes) <= limit
+        };
+        let evictable = self.evictable(Some(group)).iter().map(|group| self.held_by(group)).sum();
+        fits_without(evictable) && {
+            while !fits_without(0) {
+                if !self.evict_one(Some(group), bytes) {
+                    return false;
+                }
+            }
+            true
+        }
+    }
+
     /// Evicts the group used longest ago that can be: if all of them together would make room for `lacks` bytes, or the
     /// host does for what lacks then. False when there was none.
     pub(super) fn evict_one(&self, except: Option<GroupId>, lacks: u64) -> bool {
-        let mut groups = self.groups.by_use();
-        groups.retain(|group| Some(group.id) != except && group.pins.load(Ordering::SeqCst) == 0);
+        let groups = self.evictable(except);
         let evictable: u64 = groups.iter().map(|group| self.held_by(group)).sum();
         let stays = self.depot.usage().held.saturating_sub(evictable + self.depot.stock_bytes());
         let too_much = self.depot.limit().is_some_and(|limit| stays.saturating_add(lacks) > limit);
@@ -403,10 +461,11 @@ impl Shared {
                 return false;
             }
             let gone = self.arrive(&group, &mut state).and_then(|_| self.go(&group, &mut state, true));
-            gone.inspect_err(
+            let gone = gone.inspect_err(
                 |error| tracing::warn!(%error, group = group.name, "a group could not be evicted"),
-            )
-            .is_ok()
+            );
+            // A prefetch that failed has given the memory back, too.
+            gone.is_ok() || self.held_by(&group) == 0
         })
     }
 

@@ -21,6 +21,7 @@ impl Shared {
         mut books: MutexGuard<'a, Books>,
         bytes: u64,
     ) -> Result<u64> {
+        let group = lane.home.group();
         let mut served = self.serve(lane, &mut books, bytes);
         let mut waits = [Wait::Stream, Wait::Host].into_iter();
         while matches!(served, Err(Error::OutOfMemory { .. })) {
@@ -33,15 +34,15 @@ impl Shared {
                     self.relieve(lane, bytes, wait);
                     true
                 }
-                None => self.evict_one(lane.key.group_id(), lacks),
+                None => self.evict_one(group, lacks),
             };
             books = lane.lock();
             let spills = !relieved && self.depot.spills();
             if !relieved && !spills {
                 break;
             }
-            if lane.home.is_odd() {
-                self.look_closer(lane)?;
+            if lane.home.is_odd() || lane.home.group() != group {
+                self.look_closer(lane, group)?;
             }
             lane.home.begin();
             lane.home.set_pressed(true);

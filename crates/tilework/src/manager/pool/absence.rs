@@ -135,7 +135,7 @@ impl Pool {
     }
 
     /// Bytes of its heaps, present or not.
-    fn heaps_bytes(&self) -> u64 {
+    pub(crate) fn heaps_bytes(&self) -> u64 {
         self.heaps.within(0, u32::MAX).map(|heap| u64::from(heap.len) * GRAIN).sum()
     }
 

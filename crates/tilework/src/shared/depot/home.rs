@@ -1,15 +1,19 @@
 //! A lane as the depot knows it.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use super::lock;
 use crate::manager::Stream;
+use crate::shared::groups::GroupId;
 use crate::shared::lane::Key;
 use crate::shared::streams::Event;
 
 const ORPHAN: u8 = 1;
 const AWAY: u8 = 2;
+
+/// The number of no group.
+const NONE: u32 = u32::MAX;
 
 /// A lane as the depot knows it: by whose order its memory goes.
 #[derive(Debug)]
@@ -17,6 +21,8 @@ pub struct Home {
     pub key: Key,
     /// `ORPHAN` and `AWAY`.
     odd: AtomicU8,
+    /// The number of the group whose lane it is at present.
+    group: AtomicU32,
     /// It belongs to a graph's pool that is referenced: what a graph uses keeps its tiles and addresses, so
     /// nothing is unmapped or given to other lanes.
     pinned: AtomicBool,
@@ -38,6 +44,7 @@ impl Home {
         Home {
             key,
             odd: AtomicU8::new(0),
+            group: AtomicU32::new(NONE),
             pinned: AtomicBool::new(key.is_graph()),
             pressed: AtomicBool::new(false),
             aging: AtomicBool::new(false),
@@ -73,6 +80,16 @@ impl Home {
 
     pub fn set_away(&self, away: bool) {
         self.set(AWAY, away);
+    }
+
+    /// The group whose lane it is. Changed with the lane's lock held.
+    #[inline]
+    pub fn group(&self) -> Option<GroupId> {
+        Some(GroupId(self.group.load(Ordering::Relaxed))).filter(|group| group.0 != NONE)
+    }
+
+    pub fn set_group(&self, group: Option<GroupId>) {
+        self.group.store(group.map_or(NONE, |group| group.0), Ordering::Relaxed);
     }
 
     fn set(&self, bit: u8, on: bool) {
