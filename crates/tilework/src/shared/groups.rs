@@ -92,6 +92,8 @@ pub(super) struct Group {
     used: AtomicU64,
     /// Held while it goes or comes.
     pub state: Mutex<State>,
+    /// Who has `state` locked waits to be alone in bringing groups back.
+    pub queues: AtomicBool,
     pub moves: Mutex<Moves>,
 }
 
@@ -212,6 +214,7 @@ impl Shared {
             constant: AtomicBool::new(false),
             used: AtomicU64::new(0),
             state: Mutex::default(),
+            queues: AtomicBool::new(false),
             moves: Mutex::default(),
         };
         let group = list.add(make).ok_or(Error::NoGroups)?;

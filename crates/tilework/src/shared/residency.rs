@@ -10,8 +10,9 @@
 //! while contents travel.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use super::Shared;
 use super::contents::Contents;
@@ -22,6 +23,9 @@ use super::streams::Event;
 use crate::device::{Call, DeviceError};
 use crate::error::{Error, Result};
 use crate::manager::{Manager, Span, Stream};
+
+/// Between two looks whether others are through with a group.
+const PAUSE: Duration = Duration::from_micros(20);
 
 /// Where a group is.
 pub(super) enum State {
@@ -215,7 +219,7 @@ impl Shared {
             return Ok(());
         }
         let cargo = {
-            let _alone = lock(&self.coming);
+            let _alone = self.alone(group);
             self.attach(group, true)?
         };
         self.load_beside(group, &mut state, cargo)
@@ -228,7 +232,7 @@ impl Shared {
             return Ok(true);
         }
         let cargo = {
-            let _alone = lock(&self.coming);
+            let _alone = self.alone(group);
             let bytes: u64 = self.lanes_of(group.id).map(|lane| lane.lock().pool.heaps_bytes()).sum();
             if !self.clear_for(group.id, bytes.saturating_add(spare)) {
                 return Ok(false);
@@ -269,7 +273,7 @@ impl Shared {
             }
             State::Evicted => {
                 let mut cargo = {
-                    let _alone = lock(&self.coming);
+                    let _alone = self.alone(group);
                     self.attach(group, true)?
                 };
                 let loaded = load(&mut cargo);
@@ -335,6 +339,14 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// Waits to be alone in bringing groups back, with the state of one of them locked.
+    fn alone(&self, group: &Group) -> MutexGuard<'_, ()> {
+        group.queues.store(true, Ordering::SeqCst);
+        let alone = lock(&self.coming);
+        group.queues.store(false, Ordering::SeqCst);
+        alone
     }
 
     /// Attaches the lanes of an evicted group, all or none, with `makes_room` making room where need be. The caller is
@@ -440,7 +452,10 @@ impl Shared {
     }
 
     /// Evicts the group used longest ago that can be: if all of them together would make room for `lacks` bytes, or the
-    /// host does for what lacks then. False when there was none.
+    /// host does for what lacks then. False when there was none, and nothing has changed.
+    ///
+    /// Where others are about such a group it waits for them. They come to an end, unless they queue to bring it back while
+    /// the caller is alone in doing so: then it has nothing on the device.
     pub(super) fn evict_one(&self, except: Option<GroupId>, lacks: u64) -> bool {
         let groups = self.evictable(except);
         let evictable: u64 = groups.iter().map(|group| self.held_by(group)).sum();
@@ -449,24 +464,43 @@ impl Shared {
         if too_much && !self.depot.spills() {
             return false;
         }
-        groups.into_iter().any(|group| {
-            let mut state = match group.state.try_lock() {
-                Ok(state) => state,
-                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) => return false,
-            };
-            // Whoever pins it now waits for the state before he uses it.
-            let is_pinned = group.pins.load(Ordering::SeqCst) > 0;
-            if is_pinned || matches!(*state, State::Evicted) || self.held_by(&group) == 0 {
-                return false;
+        let mut has_waited = false;
+        loop {
+            let mut is_busy = false;
+            for group in &groups {
+                let mut state = match group.state.try_lock() {
+                    Ok(state) => state,
+                    Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                    Err(TryLockError::WouldBlock) => {
+                        is_busy |= !group.queues.load(Ordering::SeqCst);
+                        continue;
+                    }
+                };
+                if self.evict_unpinned(group, &mut state) {
+                    return true;
+                }
             }
-            let gone = self.arrive(&group, &mut state).and_then(|_| self.go(&group, &mut state, true));
-            let gone = gone.inspect_err(
-                |error| tracing::warn!(%error, group = group.name, "a group could not be evicted"),
-            );
-            // A prefetch that failed has given the memory back, too.
-            gone.is_ok() || self.held_by(&group) == 0
-        })
+            if !is_busy {
+                // What those waited for have left may do.
+                return has_waited;
+            }
+            thread::sleep(PAUSE);
+            has_waited = true;
+        }
+    }
+
+    /// Evicts a group that has memory and that nobody has pinned. False where there is none to have.
+    fn evict_unpinned(&self, group: &Group, state: &mut State) -> bool {
+        // Whoever pins it now waits for the state before he uses it.
+        let is_pinned = group.pins.load(Ordering::SeqCst) > 0;
+        if is_pinned || matches!(*state, State::Evicted) || self.held_by(group) == 0 {
+            return false;
+        }
+        let gone = self.arrive(group, state).and_then(|_| self.go(group, state, true));
+        let gone = gone
+            .inspect_err(|error| tracing::warn!(%error, group = group.name, "a group could not be evicted"));
+        // A prefetch that failed has given the memory back, too.
+        gone.is_ok() || self.held_by(group) == 0
     }
 
     /// Strikes out a stream that is no more and has done all it was to do.
