@@ -75,7 +75,7 @@ fn blow_with_faults(seed: u64, plan: Plan) -> u64 {
     faults.set(plan);
     let told =
         storm(&front, "group", &STREAMS, Weather { operations: 1500, ..weather(seed) }, || faults.clear());
-    assert!(faults.failed() > 0, "nothing failed: {told:?}");
+    assert!(faults.failed() > 0 && told.failed + told.refused > 0, "nothing failed: {told:?}");
     front.trim().unwrap();
     assert_eq!(front.usage().held, 0, "what could not be given back is given back once it can be");
     told.failed
@@ -90,7 +90,6 @@ fn nothing_is_lost_where_any_call_fails() {
 
 #[test]
 fn nothing_is_lost_where_taking_fails() {
-    // Served after all where evicting or trimming finds room: no request need fail.
     blow_with_faults(1, Plan::every(5).of(Call::Create).out_of_memory());
     assert!(blow_with_faults(2, Plan::every(7).of(Call::Create)) > 0);
     assert!(blow_with_faults(3, Plan::every(7).of(Call::Map).halfway()) > 0);

@@ -232,7 +232,13 @@ impl Shared {
         self.process.check()?;
         let slot = self.pools.slot_for(stream);
         if slot == 0 {
-            return self.alloc_in(Key::group(group, stream), Some(group), bytes);
+            loop {
+                match self.alloc_in(Key::group(group, stream), Some(group), bytes) {
+                    // Closed, and yet it did not go: it was being removed, or something went wrong on the way out.
+                    Err(Error::Evicted { .. }) if self.residence(group)? == Residence::Resident => {}
+                    served => return served,
+                }
+            }
         }
         self.groups.get(group)?;
         self.alloc_in(Key { slot, stream }, None, bytes)

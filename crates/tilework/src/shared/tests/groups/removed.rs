@@ -156,11 +156,7 @@ fn nothing_is_served_for_a_group_once_it_is_removed() {
             let removed = front.remove_group(group);
             let served = asking.join().unwrap();
             match removed {
-                // Evicted is what a lane says that is closed already, of a group that is there still.
-                Ok(()) => assert!(
-                    matches!(served, Err(Error::UnknownGroup(_) | Error::Evicted { .. })),
-                    "round {round}: {served:?}"
-                ),
+                Ok(()) => assert_eq!(served, Err(Error::UnknownGroup(group.0)), "round {round}"),
                 Err(error) => assert!(matches!(error, Error::GroupInUse { .. }) && served.is_ok(), "{error}"),
             }
         });
