@@ -10,8 +10,8 @@ use tilework_d3d12::bindings::core::{IUnknown, Interface};
 use tilework_d3d12::{D3d12, D3d12Error, Parts, View};
 
 use crate::call::{Failure, Result, TileworkStatus};
-use crate::manager::{TileworkManager, TileworkOptions, put};
-use crate::views::Views;
+use crate::manager::{TileworkManager, TileworkOptions, put, put_if_wanted};
+use crate::views::{Views, nowhere};
 
 /// A program's own Direct3D 12. Set `size` to `sizeof(tilework_d3d12_parts)` and everything else to zero, then the rest.
 #[repr(C)]
@@ -138,12 +138,7 @@ pub unsafe extern "C" fn tilework_d3d12_find(
     out: *mut TileworkD3d12Slice,
 ) -> TileworkStatus {
     VIEWS.with(manager, |view| {
-        let slice = view.find(address).ok_or_else(|| {
-            Failure::new(
-                TileworkStatus::UnknownAddress,
-                format!("{address:#x} is no address of the manager's"),
-            )
-        })?;
+        let slice = view.find(address).ok_or_else(|| nowhere(address))?;
         let slice = TileworkD3d12Slice {
             // The block, or the range it lies in, keeps the buffer.
             resource: slice.resource.as_raw(),
@@ -214,7 +209,7 @@ pub unsafe extern "C" fn tilework_d3d12_evict(
     VIEWS.with(manager, |view| {
         let evicted = view.evict().map_err(refused)?;
         // SAFETY: as this function demands.
-        if bytes.is_null() { Ok(()) } else { unsafe { put(bytes, evicted) } }
+        unsafe { put_if_wanted(bytes, evicted) }
     })
 }
 
@@ -231,6 +226,6 @@ pub unsafe extern "C" fn tilework_d3d12_make_resident(
     VIEWS.with(manager, |view| {
         let resident = view.make_resident().map_err(refused)?;
         // SAFETY: as this function demands.
-        if bytes.is_null() { Ok(()) } else { unsafe { put(bytes, resident) } }
+        unsafe { put_if_wanted(bytes, resident) }
     })
 }

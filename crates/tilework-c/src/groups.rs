@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use tilework::shared::{GroupId, GroupStats, Hosting, Residence};
 
-use crate::call::{Failure, Result, TileworkStatus};
-use crate::manager::{TileworkManager, put, stream, text, with};
+use crate::call::{Failure, TileworkStatus};
+use crate::manager::{TileworkManager, put, put_if_wanted, stream, text, with};
 
 /// Where a group's memory is.
 #[repr(C)]
@@ -66,15 +66,6 @@ impl From<GroupStats> for TileworkGroupFigures {
             bytes_in: stats.bytes_in,
         }
     }
-}
-
-/// Stores a result that the caller may not want.
-///
-/// # Safety
-/// `out` must be null or valid for a write.
-unsafe fn put_if_wanted(out: *mut u64, value: u64) -> Result<()> {
-    // SAFETY: as this function demands.
-    if out.is_null() { Ok(()) } else { unsafe { put(out, value) } }
 }
 
 /// Stores the number of the group of this name, which is made if there is none: resident, and pinned once, so that

@@ -152,6 +152,15 @@ pub(crate) unsafe fn put<T>(out: *mut T, value: T) -> Result<()> {
     Ok(())
 }
 
+/// Stores a result that the caller may not want.
+///
+/// # Safety
+/// `out` must be null or valid for a write.
+pub(crate) unsafe fn put_if_wanted(out: *mut u64, value: u64) -> Result<()> {
+    // SAFETY: as this function demands.
+    if out.is_null() { Ok(()) } else { unsafe { put(out, value) } }
+}
+
 pub(crate) fn stream(stream: *mut c_void) -> Stream {
     Stream(stream.addr() as u64)
 }
@@ -272,13 +281,11 @@ pub unsafe extern "C" fn tilework_block_of(
         let block = block.ok_or_else(|| {
             Failure::new(TileworkStatus::UnknownAddress, format!("no live block contains {address:#x}"))
         })?;
-        for (place, value) in [(start, block.0), (bytes, block.1)] {
-            if !place.is_null() {
-                // SAFETY: as this function demands.
-                unsafe { put(place, value)? };
-            }
+        // SAFETY: as this function demands.
+        unsafe {
+            put_if_wanted(start, block.0)?;
+            put_if_wanted(bytes, block.1)
         }
-        Ok(())
     })
 }
 
@@ -368,7 +375,7 @@ pub unsafe extern "C" fn tilework_trim(manager: *mut TileworkManager, released: 
     with(manager, |shared| {
         let bytes = shared.trim()?;
         // SAFETY: as this function demands.
-        if released.is_null() { Ok(()) } else { unsafe { put(released, bytes) } }
+        unsafe { put_if_wanted(released, bytes) }
     })
 }
 

@@ -19,6 +19,12 @@ pub struct Views<V> {
     views: Mutex<Option<FxHashMap<usize, V>>>,
 }
 
+/// Why an address is not found.
+#[cold]
+pub fn nowhere(address: u64) -> Failure {
+    Failure::new(TileworkStatus::UnknownAddress, format!("{address:#x} is no address of the manager's"))
+}
+
 impl<V: Clone> Views<V> {
     /// None yet.
     pub const fn new(device: &'static str) -> Views<V> {

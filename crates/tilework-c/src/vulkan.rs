@@ -13,7 +13,7 @@ use tilework_vulkan::{MemoryUsage, Parts, View, Vulkan};
 
 use crate::call::{Failure, Result, TileworkStatus};
 use crate::manager::{TileworkManager, TileworkOptions, put};
-use crate::views::Views;
+use crate::views::{Views, nowhere};
 
 /// A program's own Vulkan. Set `size` to `sizeof(tilework_vulkan_parts)` and everything else to zero, then the rest.
 #[repr(C)]
@@ -167,12 +167,7 @@ pub unsafe extern "C" fn tilework_vulkan_find(
     out: *mut TileworkVulkanSlice,
 ) -> TileworkStatus {
     VIEWS.with(manager, |view| {
-        let slice = view.find(address).ok_or_else(|| {
-            Failure::new(
-                TileworkStatus::UnknownAddress,
-                format!("{address:#x} is no address of the manager's"),
-            )
-        })?;
+        let slice = view.find(address).ok_or_else(|| nowhere(address))?;
         let (buffer, range) = (slice.buffer.as_raw(), slice.range.0);
         let host = view.host(address).map_or(ptr::null_mut(), |first| first.as_ptr().cast());
         // SAFETY: as this function demands.
