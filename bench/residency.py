@@ -15,15 +15,20 @@ in ordinary memory; `to` is module.to("cpu") and back; `saver` is torch_memory_s
 `images`: text encoders, UNet and VAE by turns, each managed. `excess` is an image's time beyond the median without a
 budget, over the time that its bytes take on a bus of 55 GB/s. `constant` keeps copies on the host. `offload` is accelerate's cpu_offload_with_hook, as diffusers'
 enable_model_cpu_offload does it.
-`burst`: 512-pixel images with one of 2048 among them; `end_of_execution()` after each.
+`burst`: 512-pixel images with one of 2048 among them, under PyTorch's own allocators too, which take turns image by image so
+that a slow minute of the machine falls on all alike; with Tilework `end_of_execution()` after each. Of each image its time over
+the median of the same allocator's small ones, and over the time of the same image under PyTorch's default allocator.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import time
+
+import turns
 
 GIB = 1 << 30
 BUS = 55e9
@@ -208,34 +213,66 @@ def images(way, count):
 
 
 def burst(way, count):
-    import tilework.torch
-
-    tilework.torch.enable()
+    if way == "expandable":
+        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
     import torch
 
+    if way == "tilework":
+        import tilework.torch
+
+        tilework.torch.enable()
     torch.manual_seed(0)
+    held, calls, seconds = [], [], []
     with torch.inference_mode():
         made = [make() for make in parts(torch)]
-        held, seconds = [], []
         for n in range(count):
+            turns.wait()
             pixels = 2048 if n == count // 3 else 512
             seconds.append(timed(torch, lambda: image(torch, *made, pixels, 2, n)))
-            held.append(tilework.torch.stats()["held"])
-            tilework.torch.end_of_execution()
-    small = [s for n, s in enumerate(seconds) if n > 2 and n != count // 3]
-    median = statistics.median(small)
-    return {
-        "way": way,
-        "held_gib": [round(bytes / GIB, 3) for bytes in held],
-        "seconds": [round(s, 4) for s in seconds],
-        "median_s": round(median, 4),
-        "slowest_after_the_burst_to_median": round(max(seconds[count // 3 + 1 :]) / median, 3),
-        "end_to_before": round(held[-1] / held[count // 3 - 1], 4),
-    }
+            held.append(torch.cuda.memory_reserved())
+            if way == "tilework":
+                calls.append(tilework.torch.stats()["device_calls"])
+                tilework.torch.end_of_execution()
+    row = {"way": way, "held_gib": [round(bytes / GIB, 3) for bytes in held], "seconds": [round(s, 4) for s in seconds]}
+    row["end_to_before"] = round(held[-1] / held[count // 3 - 1], 4)
+    if calls:
+        row["driver_calls"] = [calls[0], *(after - before for before, after in zip(calls, calls[1:]))]
+    return row
 
 
-WAYS = {"weights": WEIGHTS, "images": IMAGES, "burst": ["tilework"]}
+def compared(rows):
+    """What small images took after the large one and before it, beside the default allocator's of the same turns."""
+    default = next((row["seconds"] for row in rows if row["way"] == "default" and "seconds" in row), None)
+    for row in rows:
+        if "seconds" not in row:
+            continue
+        seconds, at = row["seconds"], len(row["seconds"]) // 3
+        before, after = seconds[3:at], seconds[at + 1 :]
+        row["medians"] = [round(statistics.median(part), 4) for part in (before, after)]
+        row["slowest_after_to_median"] = round(max(after) / statistics.median(before + after), 3)
+        if default:
+            to_default = [own / other for own, other in zip(seconds, default)]
+            parts_of_it = to_default[3:at], to_default[at + 1 :]
+            row["to_default"] = [round(statistics.median(part), 3) for part in parts_of_it]
+
+
+WAYS = {"weights": WEIGHTS, "images": IMAGES, "burst": ["default", "expandable", "tilework"]}
 COUNTS = {"weights": 4, "images": 5, "burst": 30}
+
+
+def one_by_one(commands):
+    for way, command in commands.items():
+        run = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        yield way, run.stdout.splitlines(), run.returncode
+
+
+def by_turns(commands):
+    lines = {way: [] for way in commands}
+    for way, said in turns.take(commands):
+        if isinstance(said, int):
+            yield way, lines[way], said
+        else:
+            lines[way].append(said)
 
 
 def main():
@@ -253,11 +290,10 @@ def main():
     if unknown := set(ways) - set(WAYS[options.what]):
         parser.error(f"unknown way {', '.join(sorted(unknown))}: {options.what} has {', '.join(WAYS[options.what])}")
     rows, failed = [], False
-    for way in ways:
-        command = [sys.executable, __file__, options.what, "--child", way, "--count", str(count)]
-        run = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-        lines = [line for line in run.stdout.splitlines() if line.startswith("{")]
-        row = json.loads(lines[-1]) if lines else {"what": options.what, "way": way, "failed": f"ended with {run.returncode}"}
+    commands = {way: [sys.executable, __file__, options.what, "--child", way, "--count", str(count)] for way in ways}
+    for way, lines, code in by_turns(commands) if options.what == "burst" else one_by_one(commands):
+        lines = [line for line in lines if line.startswith("{")]
+        row = json.loads(lines[-1]) if lines else {"what": options.what, "way": way, "failed": f"ended with {code}"}
         failed |= "failed" in row
         free = next((row for row in rows if row["way"] == "free" and "seconds" in row), None)
         if free and row.get("moved_gib"):
@@ -265,7 +301,11 @@ def main():
             excess = [(s - base) / (gib * GIB / BUS) for s, gib in zip(row["seconds"], row["moved_gib"]) if gib]
             row.update(excess=[round(e, 2) for e in excess], same_as_free=row["sums"] == free["sums"])
         rows.append(row)
-        print(json.dumps(row), flush=True)
+        if options.what != "burst":
+            print(json.dumps(row), flush=True)
+    if options.what == "burst":
+        compared(rows)
+        print(*map(json.dumps, rows), sep="\n")
     return int(failed)
 
 

@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let operations = arguments.next().map_or(Ok(10_000), |text| text.parse())?;
     let groups = arguments.next().map_or(Ok(50), |text| text.parse())?;
     let options = Options::default();
-    for (seed, pinned_bytes) in [(1, 0), (2, 1 << 30)] {
+    for (seed, pinned_bytes, spill) in [(1, 0, false), (2, 1 << 30, false), (3, 1 << 30, true)] {
         let front = match tilework_cuda::ordinal(&device) {
             Some(ordinal) => {
                 let streams = CudaStreams::new(Gpu::open(Driver::load()?, ordinal)?);
@@ -34,6 +34,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             None => Shared::new(tilework::device::open(&device)?, Box::new(InOrder), &options)?,
         };
         front.set_hosting(Hosting { pinned_bytes, directory: None });
+        if let Err(error) = front.set_spill(spill) {
+            println!("{device}, spill {spill}: {error}");
+            continue;
+        }
         // The legacy default stream has two names.
         let weather = Weather { seed, operations, groups, limit: 1024 * MIB, longest: 64 * MIB };
         let began = Instant::now();
@@ -42,7 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         front.trim()?;
         let held = front.usage().held;
         println!(
-            "{device}, {pinned_bytes} bytes pinned: {told:?} in {:.1?}, {held} bytes held at the end",
+            "{device}, {pinned_bytes} bytes pinned, spill {spill}: {told:?} in {:.1?}, {held} bytes held at the end",
             began.elapsed()
         );
     }

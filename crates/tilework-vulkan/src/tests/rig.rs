@@ -1,7 +1,7 @@
 //! Vulkan with validation layers, whose messages make a test fail.
 
 use std::ffi::c_void;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::thread::{self, ThreadId};
 
 use ash::{ext, vk};
@@ -20,6 +20,10 @@ type Messages = Arc<Mutex<Vec<String>>>;
 /// next call on that one goes nowhere.
 static TURN: Mutex<Option<(ThreadId, usize)>> = Mutex::new(None);
 static OVER: Condvar = Condvar::new();
+
+/// An instance that stays until the process ends, and with it the driver: the loader unloads one when its last instance goes,
+/// and after some tens of times finds NVIDIA's (580) no longer.
+static STAYS: OnceLock<Option<ash::Instance>> = OnceLock::new();
 
 /// A share of a thread's turn, which ends with the last.
 struct Turn;
@@ -75,6 +79,7 @@ impl Rig {
     fn try_new() -> Result<Rig, VulkanError> {
         let turn = Turn::wait();
         let entry = own::load()?;
+        STAYS.get_or_init(|| own::make_instance(&entry, &[], &[]).ok());
         let layers = [c"VK_LAYER_KHRONOS_validation"];
         let instance = own::make_instance(&entry, &layers, &[ext::debug_utils::NAME])?;
         let messages = Messages::default();
