@@ -296,7 +296,7 @@ impl Pool {
         made.map_err(|error| self.memory.explain(bytes, error))
     }
 
-    /// Creates `len` grains in whole tiles, in heaps of at most `heap_len`, gives them a home, and adds them
+    /// Creates `len` grains or more in whole tiles, in heaps of at most `heap_len`, gives them a home, and adds them
     /// to `grown`. In `placed` they are one heap.
     fn create(&mut self, len: u32, heap_len: u32, grown: &mut Vec<Heap>) -> Result<(), DeviceError> {
         let len = len.div_ceil(self.tile) * self.tile;
@@ -311,35 +311,49 @@ impl Pool {
             self.adopt(start, &[(home.heap, len)], grown);
             return Ok(());
         }
-        let heap_bytes = u64::from(heap_len) * GRAIN;
-        let start = self.home_for(len)?;
         let mut made = Vec::new();
-        let mut rest = wanted;
-        let outcome = loop {
-            if rest == 0 {
-                break self.map_home(start, &made);
-            }
-            let ready = self.memory.device().ready(rest);
-            let bytes = ready.unwrap_or(rest.min(heap_bytes));
-            match self.memory.create(bytes) {
-                Ok(heap) => made.push((heap, grains(bytes) as u32)),
-                Err(error) => break Err(error),
-            }
-            rest -= bytes;
-        };
-        if outcome.is_ok() {
-            self.adopt(start, &made, grown);
-        } else {
-            if self.stuck(start) {
+        let placed = self.take_heaps(wanted, u64::from(heap_len) * GRAIN, &mut made).and_then(|len| {
+            let start = self.home_for(len)?;
+            let mapped = self.map_home(start, &made);
+            if mapped.is_err() && self.stuck(start) {
                 let void = self.extents.find_void(len).expect("the void that was found before");
                 self.extents.lose(void, len);
             }
-            for (heap, len) in made {
-                let release = Some((heap, u64::from(len) * GRAIN));
-                let _logged = self.memory.give_back(Return { release, ..Return::default() });
+            mapped.map(|()| start)
+        });
+        match placed {
+            Ok(start) => {
+                self.adopt(start, &made, grown);
+                Ok(())
+            }
+            Err(error) => {
+                for (heap, len) in made {
+                    let release = Some((heap, u64::from(len) * GRAIN));
+                    let _logged = self.memory.give_back(Return { release, ..Return::default() });
+                }
+                Err(error)
             }
         }
-        outcome
+    }
+
+    /// Takes heaps of `wanted` bytes together, or more: such as are ready, also one that is too long, since it is held
+    /// anyway; others are made, of at most `heap_bytes`. Adds them to `made` and returns their length, grains.
+    fn take_heaps(
+        &mut self,
+        wanted: u64,
+        heap_bytes: u64,
+        made: &mut Vec<(HeapId, u32)>,
+    ) -> Result<u32, DeviceError> {
+        let mut taken = 0;
+        while taken < wanted {
+            let rest = wanted - taken;
+            let device = self.memory.device();
+            let ready = device.ready(rest).or_else(|| device.ready(self.options.heap_bytes.max(rest)));
+            let bytes = ready.unwrap_or(rest.min(heap_bytes));
+            made.push((self.memory.create(bytes)?, grains(bytes) as u32));
+            taken += bytes;
+        }
+        u32::try_from(grains(taken)).map_err(|_| DeviceError::OutOfMemory { bytes: wanted })
     }
 
     /// Where `len` grains of new heaps can have their home; reserves a range when no room is left.

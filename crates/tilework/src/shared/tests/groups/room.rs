@@ -66,6 +66,27 @@ fn what_is_prefetched_beside_others_takes_nothing_from_streams() {
 }
 
 #[test]
+fn what_a_group_left_serves_shorter_requests_as_it_is() {
+    let mut rig = rig();
+    let group = rig.group("unet");
+    let block = rig.used_for(group, 8 * MIB, A);
+    rig.front.evict(group).unwrap();
+    rig.left_out(&[block]);
+    rig.world.run(A);
+    let (held, calls) = (rig.front.usage().held, rig.front.calls());
+    let blocks = [MIB, 2 * MIB].map(|bytes| rig.used(bytes, A));
+    assert_eq!(rig.front.usage().held, held, "it is held anyway");
+    let made = rig.front.calls().since(&calls);
+    assert_eq!(
+        (made.create, made.release, made.map),
+        (0, 0, 1),
+        "a heap longer than the first has room for both"
+    );
+    blocks.into_iter().for_each(|block| rig.free(block));
+    rig.front.check_invariants();
+}
+
+#[test]
 fn a_limit_evicts_what_was_used_longest_ago() {
     let mut rig = rig();
     let groups = ["text encoder", "unet", "vae"].map(|name| rig.group(name));
