@@ -16,7 +16,7 @@ in ordinary memory; `to` is module.to("cpu") and back; `saver` is torch_memory_s
 budget, over the time that its bytes take on a bus of 55 GB/s. `constant` keeps copies on the host. `offload` is accelerate's cpu_offload_with_hook, as diffusers'
 enable_model_cpu_offload does it.
 `burst`: 512-pixel images with one of 2048 among them, under PyTorch's own allocators too, which take turns image by image so
-that a slow minute of the machine falls on all alike; with Tilework `end_of_execution()` after each. Of each image its time over
+that a slow minute of the machine falls on all alike; with Tilework `end_of_execution()` after each, timed by itself. Of each image its time over
 the median of the same allocator's small ones, and over the time of the same image under PyTorch's default allocator.
 """
 
@@ -222,7 +222,7 @@ def burst(way, count):
 
         tilework.torch.enable()
     torch.manual_seed(0)
-    held, calls, seconds = [], [], []
+    held, calls, ends, seconds = [], [], [], []
     with torch.inference_mode():
         made = [make() for make in parts(torch)]
         for n in range(count):
@@ -232,10 +232,11 @@ def burst(way, count):
             held.append(torch.cuda.memory_reserved())
             if way == "tilework":
                 calls.append(tilework.torch.stats()["device_calls"])
-                tilework.torch.end_of_execution()
+                ends.append(timed(torch, tilework.torch.end_of_execution))
     row = {"way": way, "held_gib": [round(bytes / GIB, 3) for bytes in held], "seconds": [round(s, 4) for s in seconds]}
     row["end_to_before"] = round(held[-1] / held[count // 3 - 1], 4)
     if calls:
+        row["end_of_execution_s"] = [round(s, 4) for s in ends]
         row["driver_calls"] = [calls[0], *(after - before for before, after in zip(calls, calls[1:]))]
     return row
 

@@ -152,6 +152,35 @@ fn threads_and_streams_never_share_memory() {
     assert_eq!(front.usage().held, 0, "{:?}", front.stats());
 }
 
+/// While there is one lane its lock orders the count of live bytes, and a second one is made beside it.
+#[test]
+fn every_byte_is_counted_while_lanes_are_made() {
+    const THREADS: u64 = 4;
+    for _ in 0..200 {
+        let front = front(None);
+        let at_once = Barrier::new(THREADS as usize);
+        let busy = |stream| {
+            at_once.wait();
+            for _ in 0..100 {
+                let blocks = [(); 3].map(|()| front.alloc(512, Stream(stream)).unwrap());
+                blocks.into_iter().for_each(|block| front.free(block).unwrap());
+            }
+        };
+        std::thread::scope(|scope| {
+            for stream in 0..THREADS {
+                scope.spawn({
+                    let busy = &busy;
+                    move || busy(stream)
+                });
+            }
+        });
+        front.check_invariants();
+        let usage = front.usage();
+        assert_eq!(usage.live, 0);
+        assert!((3 * 512..=THREADS * 3 * 512).contains(&usage.peak_live), "{usage:?}");
+    }
+}
+
 #[test]
 fn in_a_child_requests_fail_and_the_rest_does_nothing() {
     let front = &front(None);

@@ -100,6 +100,8 @@ pub struct Shared {
     depot: Arc<Depot>,
     store: Arc<Store>,
     live: Count,
+    /// Held while a lane is made.
+    making: Mutex<()>,
     ooms: AtomicU64,
     retries: AtomicU64,
     /// Lanes made so far.
@@ -135,6 +137,7 @@ impl Shared {
             depot,
             pools,
             live: Count::default(),
+            making: Mutex::default(),
             ooms: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             serial: AtomicU64::new(0),
@@ -431,7 +434,7 @@ impl Shared {
             let serial = self.serial.fetch_add(1, Ordering::Relaxed);
             Lane::new(key, serial, &self.depot, &self.options)
         };
-        let Some(group) = group else { return Ok(self.lanes.get_or_make(key, make)) };
+        let Some(group) = group else { return Ok(self.add_lane(key, make)) };
         let group = self.groups.get(group)?;
         // Held until the lane is there to be seen by an eviction.
         let state = lock(&group.state);
@@ -440,11 +443,22 @@ impl Shared {
         if state.residence() != Residence::Resident {
             return Err(Error::Evicted { group: group.name.clone() });
         }
-        let lane = self.lanes.get_or_make(key, make);
+        let lane = self.add_lane(key, make);
         if lane.home.group() != Some(group.id) {
             lane.occupy(group.id);
         }
         Ok(lane)
+    }
+
+    fn add_lane(&self, key: Key, make: impl Fn() -> Lane) -> &Lane {
+        let _alone = lock(&self.making);
+        let is_second = self.lanes.get(key).is_none() && self.lanes.iter().next().is_some();
+        if is_second && !self.live.is_shared() {
+            self.live.share();
+            // Who is in the first lane may not know yet; who enters it from here on does.
+            self.lanes.iter().for_each(|lane| drop(lane.lock()));
+        }
+        self.lanes.get_or_make(key, make)
     }
 
     /// What a request finds on a lane that is not like others.

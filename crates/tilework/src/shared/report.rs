@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
+use super::depot::lock;
 use super::lane::Lane;
 use super::{GroupStats, Shared};
 use crate::device::Calls;
@@ -155,6 +156,9 @@ impl Shared {
     /// Makes the peaks start again from what is live and held now.
     pub fn reset_peaks(&self) {
         if self.process.is_this() {
+            let _none_is_made = lock(&self.making);
+            let only = if self.live.is_shared() { None } else { self.lanes.iter().next() };
+            let _nobody_counts = only.map(Lane::lock);
             self.live.reset_peak();
             self.depot.reset_peaks();
         }
