@@ -83,7 +83,7 @@ struct Report {
 #[derive(Serialize)]
 struct Model {
     name: String,
-    /// Weights: what was requested while it was loaded.
+    /// What its group has: its weights, without small ones on a GPU.
     weights_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
@@ -209,7 +209,7 @@ fn pool(args: &Args, site: &Site) -> anyhow::Result<Pool> {
     if args.spill {
         shared.set_spill(true)?;
     }
-    Ok(Pool::new(shared))
+    Ok(Pool::new(shared, site.place()))
 }
 
 /// What may be held.
