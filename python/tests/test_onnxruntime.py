@@ -297,6 +297,11 @@ class Managed(Programs):
             figures = tw.group("one").stats()
             assert figures["evictions"] >= 2 and figures["bytes_in"] >= 2 * figures["live"], figures
             assert tw.stats()["peak_held"] <= 300 * MIB and tw.stats()["live"] > 360 * MIB, tw.stats()
+            # Only the first time was anything copied out, and that is still there.
+            all_figures = [tw.group(served).stats() for served in sessions]
+            assert all(f["bytes_out"] == f["kept"] >= f["live"] for f in all_figures), all_figures
+            assert all(f["bytes_out"] < 1.01 * f["live"] for f in all_figures), all_figures
+            assert tw.stats()["kept"] == sum(f["kept"] for f in all_figures), (tw.stats(), all_figures)
             """
         )
 
@@ -333,6 +338,29 @@ class Managed(Programs):
             refused(MemoryError, "the weights of 'conv' do not fit", lambda: served.run(None, picture(64)))
             tw.set_limit(None)
             assert served.run(None, picture(64))[0].tobytes() == expected
+            """
+        )
+
+    def test_weights_are_copied_out_once(self):
+        self.program(
+            """
+            tw.enable()
+            expected = session().run(None, picture(64))[0].tobytes()
+            cpu = ["CPUExecutionProvider"]
+            once, each = tw.manage(CONV, providers=cpu), tw.manage(CONV, providers=cpu, constant=False)
+            def moved(served):
+                assert tw.evict(served) > 0
+                out = tw.group(served).stats()["bytes_out"]
+                assert served.run(None, picture(64))[0].tobytes() == expected
+                return out, tw.group(served).stats()["kept"]
+            (first, kept), (second, still_kept), (third, _) = moved(once), moved(once), moved(once)
+            assert 0 < first == second == third == kept == still_kept, (first, second, third, kept, still_kept)
+            (first, kept), (second, _) = moved(each), moved(each)
+            assert 0 < first and second == 2 * first and kept == 0, (first, second, kept)
+            # While it is there, a session takes its copy along when it goes.
+            del once
+            gc.collect()
+            assert tw.stats()["kept"] == 0, tw.stats()
             """
         )
 
@@ -491,6 +519,9 @@ class OnAGpu(Programs):
             tw.prefetch(sessions[0])
             assert sessions[0].run(None, latent(16))[0].tobytes() == expected
             assert tw.stats("cuda:0")["peak_held"] <= 340 * MIB, tw.stats("cuda:0")
+            for served in sessions:
+                figures = tw.group(served).stats()
+                assert figures["evictions"] >= 3 and figures["bytes_out"] == figures["kept"], figures
             """
         )
 

@@ -221,13 +221,18 @@ def manage(
     providers: Any = None,
     provider_options: Any = None,
     name: str | None = None,
+    constant: bool = True,
     **named: Any,
 ) -> Any:
     """Makes an `onnxruntime.InferenceSession` whose weights are on the device while it runs, and leave when memory lacks.
 
     What is requested while it is made, its weights, is a group. Each run brings them back if they are gone, which may
     send those of other managed sessions away under the limit, and keeps them until it returns. What runs allocate, and
-    their outputs, belong to no group and stay.
+    their outputs, belong to no group and stay, and so does what is requested of a GPU in less than 64 KiB: kernels may
+    write to it.
+
+    The first time they leave, the weights are copied to the host. The copy is kept as long as the session lives, so that
+    later they leave without one; it takes as much memory of the host.
 
     Runs with `disable_synchronize_execution_providers` are not for it, since they end before their work does.
 
@@ -238,6 +243,9 @@ def manage(
         model, sess_options, providers, provider_options, and further ones: as for InferenceSession. `sess_options` are
             changed as by `session_options()`.
         name: the group's name; None: the file's, with a number.
+        constant: runs do not write to what was requested while the session was made. False for operators of the
+            program's own that request 64 KiB and more then and write to it in runs (on the CPU any size): each
+            eviction copies, and no copy is kept while the weights are there.
 
     Raises:
         ValueError: there is a managed session of this name, or the session is to capture CUDA graphs.
@@ -250,11 +258,17 @@ def manage(
     if _configured is None:
         configure()
     with _making:
-        return _managed(model, sess_options, providers, provider_options, name, named)
+        return _managed(model, sess_options, providers, provider_options, name, constant, named)
 
 
 def _managed(
-    model: Any, sess_options: Any, providers: Any, provider_options: Any, name: str | None, named: dict[str, Any]
+    model: Any,
+    sess_options: Any,
+    providers: Any,
+    provider_options: Any,
+    name: str | None,
+    constant: bool,
+    named: dict[str, Any],
 ) -> Any:
     ort = _onnxruntime()
     # A session may be collected meanwhile, and add to them.
@@ -288,6 +302,7 @@ def _managed(
     weakref.finalize(session, _left.append, member)
     # Making it leaves memory free that only the group could use.
     _managers.trim(_number_manager(number))
+    member.set_constant(constant)
     member.release()
     return session
 
@@ -340,7 +355,8 @@ def set_hosting(
     """Says where weights are kept that leave a device from now on.
 
     Args:
-        pinned: bytes that may be kept in pinned memory, from which a GPU copies at full speed by itself.
+        pinned: bytes that may be kept in pinned memory, from which a GPU copies at full speed by itself: best as many as
+            all managed sessions' weights have, since the copies stay.
         directory: where what exceeds that is kept, in files without a name. None: in ordinary memory.
         device: as for `stats()`.
     """

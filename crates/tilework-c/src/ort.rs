@@ -52,6 +52,7 @@ use tilework::manager::Stream;
 use tilework::shared::{GroupId, Shared};
 use tilework_ort::api::Api;
 use tilework_ort::table::{Figures, Place, STREAMS_SINCE, Server, Table, ThrowBadAlloc};
+use tilework_ort::weights::is_weight;
 
 use crate::call::{self, Failure, Result, TileworkStatus, guarded, status};
 use crate::entered::{self, Whose};
@@ -186,8 +187,8 @@ pub extern "C" fn tilework_ort_refused() -> TileworkStatus {
     status(|| lock(&REFUSED).take().map_or(Ok(()), Err))
 }
 
-/// From now on what the calling thread's sessions request of a device, without a stream, is for the group of this name there:
-/// the weights of a session that is made meanwhile. The group is made if there is none, pinned once.
+/// From now on the weights of sessions that the calling thread makes are for the group of this name on a device: what they request
+/// without a stream, but for requests of a GPU below 64 KiB, which may be kernels' own. The group is made if there is none, pinned once.
 ///
 /// # Safety
 /// `name` must be null or a terminated string.
@@ -347,19 +348,18 @@ impl Memory {
         }
     }
 
-    /// As ONNX Runtime's devices are numbered here.
-    fn number(&self) -> c_int {
+    /// What it is the memory of, and its number as ONNX Runtime's devices are numbered here.
+    fn place(&self) -> (Place, c_int) {
         match self {
-            Memory::Host(_) => HOST_NUMBER,
-            Memory::Gpu(ordinal, _) => *ordinal,
+            Memory::Host(_) => (Place::Cpu, HOST_NUMBER),
+            Memory::Gpu(ordinal, _) => (Place::Cuda(*ordinal), *ordinal),
         }
     }
 
     /// The group that a request is for.
-    fn group(&self, stream: Stream) -> Result<Option<GroupId>> {
-        // What names a stream is for work there, and no weight.
-        let name = Some(self.number()).filter(|_| stream == Stream::default());
-        let name = name.and_then(|number| entered::entered(Whose::Ort(number)));
+    fn group(&self, bytes: u64, stream: Stream) -> Result<Option<GroupId>> {
+        let (place, number) = self.place();
+        let name = entered::entered(Whose::Ort(number)).filter(|_| is_weight(place, bytes, stream));
         Ok(name.map(|name| self.shared().group(&name)).transpose()?)
     }
 
@@ -380,7 +380,7 @@ impl Server for Memory {
             return null_mut();
         }
         let served = guarded(|| {
-            if let Some(group) = self.group(stream)? {
+            if let Some(group) = self.group(bytes as u64, stream)? {
                 return Ok(self.shared().alloc_for(group, bytes as u64, stream)?);
             }
             Ok(match self {
@@ -412,5 +412,30 @@ impl Server for Memory {
 
     fn shrink(&self) {
         self.quietly(|shared| Ok(shared.trim().map(drop)?));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tilework_ort::weights::LEAST;
+
+    use super::*;
+
+    #[test]
+    fn what_may_be_a_kernels_own_is_in_no_group() {
+        // The host's memory stands in for the GPU's, so that no GPU is needed.
+        gpus::configure(Settings { device: Some("host".into()), ..Settings::default() }).unwrap();
+        let gpu = gpus::get(0).unwrap();
+        let memory = Memory::Gpu(0, gpu);
+        let request = |bytes, stream| memory.alloc(bytes as usize, Stream(stream));
+        entered::enter(Whose::Ort(0), "model");
+        let blocks = [request(LEAST - 1, 0), request(LEAST, 7), request(LEAST, 0)];
+        entered::leave(Whose::Ort(0)).unwrap();
+        assert!(blocks.iter().all(|block| !block.is_null()));
+        let group = gpu.shared().group("model").unwrap();
+        assert_eq!(gpu.shared().group_stats(group).unwrap().live, LEAST);
+        assert_eq!(gpu.shared().usage().live, 3 * LEAST - 1);
+        blocks.into_iter().for_each(|block| memory.free(block));
+        assert_eq!(gpu.shared().usage().live, 0);
     }
 }

@@ -1,7 +1,7 @@
 //! `tilework run` on several models: a pipeline, under one budget.
 //!
 //! ```text
-//!   load   weights of each model ──► a group of its own, which may leave once the model is loaded
+//!   load   weights of each model ──► a group of its own, which may leave once the model is loaded, copied once
 //!   run    pin ─ restore ─ run ─ unpin, model by model, as often as asked
 //!               │           └── the next one comes back meanwhile, if the run wants none of the memory
 //!               └── what lacks memory evicts the group that was used longest ago
@@ -70,7 +70,7 @@ struct Report {
     peak_held_bytes: u64,
     /// The most of the host's memory that the process ever had resident, by the kernel.
     peak_rss_bytes: Option<u64>,
-    /// Contents of evicted models on the host at the end.
+    /// Weights on the host at the end: of every model that ever left.
     kept_bytes: u64,
     /// Memory of the host that the device used as its own at the end.
     spilled_bytes: u64,
@@ -83,7 +83,7 @@ struct Report {
 #[derive(Serialize)]
 struct Model {
     name: String,
-    /// Weights: what was requested while it was loaded.
+    /// What its group has: its weights, without small ones on a GPU.
     weights_bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
@@ -209,7 +209,7 @@ fn pool(args: &Args, site: &Site) -> anyhow::Result<Pool> {
     if args.spill {
         shared.set_spill(true)?;
     }
-    Ok(Pool::new(shared))
+    Ok(Pool::new(shared, site.place()))
 }
 
 /// What may be held.
@@ -245,6 +245,8 @@ fn load(args: &Args, site: &Site, environment: &Arc<Environment>, pool: &Pool) -
         // Loading leaves memory free that only the group could use.
         pool.shared().trim()?;
         let weights = pool.shared().group_stats(group)?.live;
+        // No run writes to them, so one copy on the host is good for every eviction.
+        pool.shared().set_constant(group, true)?;
         // Made pinned; from here on it may leave.
         pool.shared().unpin(group)?;
         stages.push(Stage {

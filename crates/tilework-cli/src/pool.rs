@@ -6,8 +6,9 @@ use tilework::device::Calls;
 use tilework::manager::{Stream, Usage};
 use tilework::shared::{GroupId, Residence, Shared};
 use tilework::{Error, Result};
-use tilework_ort::Source;
 use tilework_ort::table::Figures;
+use tilework_ort::weights::is_weight;
+use tilework_ort::{Place, Source};
 
 /// What ONNX Runtime has its memory from; a copy stays with whoever looks after it.
 #[derive(Clone)]
@@ -15,6 +16,7 @@ pub struct Pool(Arc<Inner>);
 
 struct Inner {
     shared: Shared,
+    place: Place,
     state: Mutex<State>,
 }
 
@@ -38,15 +40,16 @@ pub struct Moment {
 }
 
 impl Pool {
-    pub fn new(shared: Shared) -> Pool {
-        Pool(Arc::new(Inner { shared, state: Mutex::default() }))
+    /// A pool of the memory of `place`.
+    pub fn new(shared: Shared, place: Place) -> Pool {
+        Pool(Arc::new(Inner { shared, place, state: Mutex::default() }))
     }
 
     pub fn shared(&self) -> &Shared {
         &self.0.shared
     }
 
-    /// Has `load` make its requests for a group. Also what the group would have had, bytes, with a request that it was
+    /// Has `load` request its weights for a group. Also what the group would have had, bytes, with a request that it was
     /// refused for want of memory.
     pub fn load<R>(&self, group: GroupId, load: impl FnOnce() -> R) -> (R, Option<u64>) {
         self.state().loading = Some(group);
@@ -89,8 +92,7 @@ impl Pool {
 
     fn serve(&self, bytes: u64, stream: Stream) -> Result<u64> {
         let loading = self.state().loading;
-        // Weights are requested without a stream. What names one is for work that is queued there.
-        let Some(group) = loading.filter(|_| stream == Stream::default()) else {
+        let Some(group) = loading.filter(|_| is_weight(self.0.place, bytes, stream)) else {
             return self.shared().alloc_guest(bytes, stream);
         };
         self.shared().alloc_for(group, bytes, stream).inspect_err(|error| {

@@ -27,6 +27,8 @@ use crate::{table, units};
 /// Several models are a pipeline: run in order, from one pool, which is theirs together. The weights of each are a group, resident
 /// while the model runs. What lacks memory under --budget evicts the weights used longest ago: their contents go to
 /// the host, and come back before the model runs again: where the budget has room for both, while the one before it runs.
+/// Weights are copied to the host once, the first time they leave. The copy is kept to the end, so count with as much memory of
+/// the host as the weights of all models that ever leave.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -51,8 +53,8 @@ pub struct Args {
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes, conflicts_with = "limit")]
     pub budget: Option<u64>,
 
-    /// Where the weights of models that left are kept: pinned=BYTES, in memory that a GPU copies by itself, up to so
-    /// much; DIR, what exceeds that in files there [default: ordinary memory]
+    /// Where the weights of models that left are kept, to the end: pinned=BYTES, in memory that a GPU copies by itself, up to
+    /// so much, best as much as all weights; DIR, what exceeds that in files there [default: ordinary memory]
     #[arg(long, value_name = "pinned=BYTES|DIR", value_parser = parse_keep)]
     pub keep: Vec<Keep>,
 

@@ -52,6 +52,7 @@ fn models_that_do_not_fit_together_run_by_turns_with_the_bits_of_each_alone() {
     assert!(models[0]["restores"].as_u64().unwrap() >= 2 && models[2]["restores"].as_u64().unwrap() >= 1);
     assert!(sum(models, "bytes_in") >= 3 * models[0]["weights_bytes"].as_u64().unwrap());
     assert_eq!(report["kept_bytes"].as_u64().unwrap(), sum(models, "kept_bytes"));
+    copied_out_once(models);
     assert_eq!((&models[2]["residence"], &models[0]["residence"]), (&"resident".into(), &"evicted".into()));
     // Beside the small one there is room for a decoder, and beside a decoder for the small one.
     assert_eq!(found(models)[1], ["evicted", "arriving", "arriving"]);
@@ -67,6 +68,17 @@ fn models_that_do_not_fit_together_run_by_turns_with_the_bits_of_each_alone() {
     for part in ["3 models on host, 300.00 MiB to hold", "sdxl-vae-decoder.onnx #2", "on the host", "pass 2"]
     {
         assert!(svg.contains(part), "{part:?}");
+    }
+}
+
+/// Each model's weights left more than once, and were copied to the host the first time only.
+fn copied_out_once(models: &[Value]) {
+    for model in models {
+        let figure = |name: &str| model[name].as_u64().unwrap();
+        assert!(figure("evictions") >= 2, "{model}");
+        assert_eq!(figure("bytes_out"), figure("kept_bytes"), "{model}");
+        let weights = figure("weights_bytes");
+        assert!((weights..weights + weights / 100 + 4096).contains(&figure("bytes_out")), "{model}");
     }
 }
 
@@ -91,6 +103,7 @@ fn the_next_model_is_on_its_way_when_its_turn_comes_if_it_fits_beside_the_one_th
     assert_eq!(found(report["models"].as_array().unwrap()), expected, "{report}");
     assert!(report["peak_held_bytes"].as_u64().unwrap() <= 500 << 20, "{report}");
     assert_eq!(report["outputs_agree"], true);
+    copied_out_once(report["models"].as_array().unwrap());
     // One does: prefetching would take the memory of the one that runs.
     let alone = run("300MiB");
     assert!(

@@ -47,6 +47,7 @@ mod owned;
 mod session;
 pub mod table;
 mod tensor;
+pub mod weights;
 
 pub use allocator::{Allocator, Failure, Source};
 pub use arena::ArenaStats;
