@@ -522,11 +522,16 @@ impl Depot {
 
     fn create(&self, home: &Arc<Home>, bytes: u64) -> Result<HeapId, DeviceError> {
         let mut state = lock(&self.state);
-        let settled = self.settle(&mut state);
-        if let Err(error) = settled {
-            tracing::warn!(%error, "device memory could not be given back: it stays held and is tried again");
+        let mut ready = self.take_stock(&mut state, home, bytes);
+        if ready.is_none() {
+            // Not before: it looks at all there is, and a request may take thousands of heaps.
+            let settled = self.settle(&mut state);
+            if let Err(error) = settled {
+                tracing::warn!(%error, "device memory could not be given back: it stays held and is tried again");
+            }
+            ready = self.take_stock(&mut state, home, bytes);
         }
-        if let Some(entry) = self.take_stock(&mut state, home, bytes) {
+        if let Some(entry) = ready {
             let heap = entry.heap;
             return match self.follow(home, &entry) {
                 Ok(()) => {

@@ -99,3 +99,26 @@ fn a_recording_has_the_requests_of_all_streams() {
     let expected: Vec<_> = expected.into_iter().map(|(op, id, n, s)| (op.to_owned(), id, n, s)).collect();
     assert_eq!(events, expected);
 }
+
+#[test]
+fn a_request_longer_than_all_that_is_held_takes_long_heaps() {
+    let options = Options::default();
+    let capacity = 80 << 30;
+    let device = device::sim::Sim::h200().with_capacity(capacity);
+    let front = Shared::new(Box::new(device), Box::new(streams::InOrder), &options).unwrap();
+    for bytes in [10 << 30, capacity / 2] {
+        let before = front.calls();
+        let block = front.alloc(bytes, A).unwrap();
+        let made = front.calls().since(&before);
+        assert_eq!(made.create, bytes.div_ceil(options.heap_bytes), "{bytes} bytes");
+        front.free(block).unwrap();
+        front.trim().unwrap();
+    }
+    // One that there is no memory for is tried again, and once more after all was given back.
+    let before = front.calls();
+    assert!(matches!(front.alloc(2 * capacity, A), Err(Error::OutOfMemory { .. })));
+    let made = front.calls().since(&before);
+    assert!(made.create <= 2 * capacity / options.heap_bytes, "{made:?}");
+    assert_eq!((front.usage().held, made.map), (0, 0));
+    front.check_invariants();
+}
