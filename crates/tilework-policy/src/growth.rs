@@ -84,6 +84,8 @@ impl Growth {
         if self.cut != Cut::Heaps || self.lasting {
             return self.longest;
         }
+        // A request longer than all that is held is most of it once it is served.
+        let held = held.max(len.into());
         // The holes between long-lived blocks last, while transient blocks are large and each heap in one is
         // another to map.
         let (holed, longest) =
@@ -122,6 +124,7 @@ mod tests {
         assert!(growth.heap_len(1024 * MIB, HELD, false) > 16 * MIB, "a long request has long heaps");
         growth.forget();
         assert_eq!(growth.heap_len(100 * MIB, HELD, false), first, "as in the beginning");
+        assert_eq!(growth.heap_len(10_240 * MIB, 0, false), 64 * MIB, "held once it is served");
     }
 
     #[test]

@@ -278,7 +278,7 @@ impl Pool {
             }
             _ => lacks.max(grains(self.options.heap_bytes) as u32),
         };
-        let heap_len = self.growth.heap_len(len, held.max(wanted.into()), long_lived);
+        let heap_len = self.growth.heap_len(len, held, long_lived);
         let mut made = self.create(wanted, heap_len, grown);
         if wanted > lacks && out_of_memory(&made) {
             made = self.create(lacks, heap_len, grown);
