@@ -345,9 +345,14 @@ impl Depot {
         if let Err(error) = given {
             tracing::warn!(%error, "device memory could not be given back: it stays held and is tried again");
         }
-        let Usage { mapped, held, .. } = self.usage();
-        let device_free = state.device.free_bytes();
         drop(state);
+        self.refusal(request, live)
+    }
+
+    /// The same, of a request for which nothing was tried.
+    pub fn refusal(&self, request: u64, live: u64) -> Error {
+        let device_free = lock(&self.state).device.free_bytes();
+        let Usage { mapped, held, .. } = self.usage();
         Error::OutOfMemory { request, live, mapped, held, limit: self.limit(), device_free }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! In this order: what the lane gets back, what is pending, its stream waiting, what idle lanes do not use, new
 //! memory; then what busy lanes do not use, its stream waiting; then everything unused anywhere, the host waiting; then
-//! one group after the other, evicted; then, where that is allowed, memory of the host.
+//! one group after the other, evicted; then, where that is allowed, memory of the host. What would not fit by itself is
+//! refused before.
 
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
@@ -22,6 +23,13 @@ impl Shared {
         bytes: u64,
     ) -> Result<u64> {
         let group = lane.home.group();
+        let longest = self.depot.caps().max_range_bytes;
+        let never_fits = self.depot.limit().is_some_and(|limit| bytes > limit) && !self.depot.spills();
+        if never_fits && bytes <= longest {
+            // To try would give back all that is cached, and take from other programs, for a while, what they could have.
+            self.ooms.fetch_add(1, Ordering::Relaxed);
+            return Err(self.depot.refusal(bytes, self.live.now()));
+        }
         let mut served = self.serve(lane, &mut books, bytes);
         let mut waits = [Wait::Stream, Wait::Host].into_iter();
         while matches!(served, Err(Error::OutOfMemory { .. })) {
