@@ -19,6 +19,7 @@ import re
 import subprocess
 import sys
 
+from allocators import torch_under
 from torch_workloads import WORKLOADS, Steps
 
 IMAGES = 4
@@ -49,14 +50,7 @@ class Counted(Steps):
 
 
 def child(allocator, library):
-    if allocator == "expandable":
-        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
-    import torch
-
-    if allocator == "tilework":
-        import tilework.torch
-
-        tilework.torch.enable()
+    torch = torch_under(allocator)
     torch.manual_seed(0)
     steps = Counted(torch, library)
     WORKLOADS["sdxl"](torch, steps)

@@ -16,19 +16,19 @@ in ordinary memory; `to` is module.to("cpu") and back; `saver` is torch_memory_s
 budget, over the time that its bytes take on a bus of 55 GB/s. `constant` keeps copies on the host. `offload` is accelerate's cpu_offload_with_hook, as diffusers'
 enable_model_cpu_offload does it.
 `burst`: 512-pixel images with one of 2048 among them, under PyTorch's own allocators too, which take turns image by image so
-that a slow minute of the machine falls on all alike; with Tilework `end_of_execution()` after each, timed by itself. Of each image its time over
-the median of the same allocator's small ones, and over the time of the same image under PyTorch's default allocator.
+that a slow minute of the machine falls on all alike; with Tilework `end_of_execution()` after each, timed by itself. Two
+figures are of the small images before the large one and of those after it: `medians`, and `to_default`, the median of their times over those of
+the default allocator's in the same turns.
 """
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import time
 
 import turns
+from allocators import torch_under
 
 GIB = 1 << 30
 BUS = 55e9
@@ -213,14 +213,9 @@ def images(way, count):
 
 
 def burst(way, count):
-    if way == "expandable":
-        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
-    import torch
-
+    torch = torch_under(way)
     if way == "tilework":
         import tilework.torch
-
-        tilework.torch.enable()
     torch.manual_seed(0)
     held, calls, ends, seconds = [], [], [], []
     with torch.inference_mode():
@@ -261,21 +256,6 @@ WAYS = {"weights": WEIGHTS, "images": IMAGES, "burst": ["default", "expandable",
 COUNTS = {"weights": 4, "images": 5, "burst": 30}
 
 
-def one_by_one(commands):
-    for way, command in commands.items():
-        run = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-        yield way, run.stdout.splitlines(), run.returncode
-
-
-def by_turns(commands):
-    lines = {way: [] for way in commands}
-    for way, said in turns.take(commands):
-        if isinstance(said, int):
-            yield way, lines[way], said
-        else:
-            lines[way].append(said)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=WAYS)
@@ -292,9 +272,12 @@ def main():
         parser.error(f"unknown way {', '.join(sorted(unknown))}: {options.what} has {', '.join(WAYS[options.what])}")
     rows, failed = [], False
     commands = {way: [sys.executable, __file__, options.what, "--child", way, "--count", str(count)] for way in ways}
-    for way, lines, code in by_turns(commands) if options.what == "burst" else one_by_one(commands):
+    run = turns.together if options.what == "burst" else turns.one_by_one
+    for way, lines, code in run(commands):
         lines = [line for line in lines if line.startswith("{")]
-        row = json.loads(lines[-1]) if lines else {"what": options.what, "way": way, "failed": f"ended with {code}"}
+        row = json.loads(lines[-1]) if lines else {"what": options.what, "way": way}
+        if code:
+            row["failed"] = f"ended with {code}"
         failed |= "failed" in row
         free = next((row for row in rows if row["way"] == "free" and "seconds" in row), None)
         if free and row.get("moved_gib"):

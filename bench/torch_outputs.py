@@ -19,6 +19,7 @@ import random
 import subprocess
 import sys
 
+from allocators import torch_under
 from torch_workloads import images, llama
 
 RUNS = ["default", "default again", "expandable", "tilework"]
@@ -98,14 +99,7 @@ def train(torch, seen):
 
 def child(name, run):
     os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-    if run == "expandable":
-        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
-    import torch
-
-    if run == "tilework":
-        import tilework.torch
-
-        tilework.torch.enable()
+    torch = torch_under(run)
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.deterministic = True
     torch.manual_seed(0)

@@ -19,6 +19,7 @@ import sys
 import time
 
 import turns
+from allocators import torch_under
 
 SIZES = {"512 B": 512, "1 MiB": 1 << 20, "100 MiB": 100 << 20}
 ALLOCATORS = ("default", "expandable", "tilework")
@@ -37,14 +38,7 @@ def best(torch, bytes, device):
 
 
 def child(allocator, rounds, core):
-    if allocator == "expandable":
-        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = os.environ["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
-    import torch
-
-    if allocator == "tilework":
-        import tilework.torch
-
-        tilework.torch.enable()
+    torch = torch_under(allocator)
     device, meta = torch.device("cuda"), torch.device("meta")
     warm = [torch.empty(bytes, dtype=torch.uint8, device=device) for bytes in SIZES.values()]
     del warm

@@ -19,14 +19,13 @@ makes a table of rows. Needs a GPU.
 
 import argparse
 import json
-import os
 import random
 import statistics
-import subprocess
 import sys
 import time
 
 import turns
+from allocators import torch_under
 
 ALLOCATORS = ["default", "expandable", "async", "tilework"]
 WORKLOADS = {}
@@ -204,16 +203,7 @@ def serve(torch, steps):
 
 
 def child(name, allocator, trace, count, together):
-    settings = {"expandable": "expandable_segments:True", "async": "backend:cudaMallocAsync"}
-    if allocator in settings:
-        # The second is the name since PyTorch 2.9.
-        os.environ["PYTORCH_CUDA_ALLOC_CONF"] = os.environ["PYTORCH_ALLOC_CONF"] = settings[allocator]
-    import torch
-
-    if allocator == "tilework":
-        import tilework.torch
-
-        tilework.torch.enable(record=trace)
+    torch = torch_under(allocator, record=trace)
     torch.manual_seed(0)
     torch.zeros(1, device="cuda")
     steps = Steps(torch, count, turns.wait if together else lambda: None)
@@ -241,23 +231,6 @@ def child(name, allocator, trace, count, together):
         row.update(fastest_s=min(later), slowest_s=max(later))
     row["step_s"] = [round(s, 5) for s in steps.seconds]
     print(json.dumps(row), flush=True)
-
-
-def one_by_one(runs):
-    """Yields each run's key, what it printed, and its exit code."""
-    for key, command in runs.items():
-        run = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-        yield key, run.stdout.splitlines(), run.returncode
-
-
-def together(runs):
-    """As one_by_one."""
-    printed = {key: [] for key in runs}
-    for key, said in turns.take(runs):
-        if isinstance(said, str):
-            printed[key].append(said)
-        else:
-            yield key, printed[key], said
 
 
 def table(rows):
@@ -328,7 +301,7 @@ def main():
                 command += ["--steps", str(options.steps)] if options.steps else []
                 command += ["--together"] if options.together else []
                 runs[repeat, allocator] = command
-        for (repeat, allocator), lines, code in (together if options.together else one_by_one)(runs):
+        for (repeat, allocator), lines, code in (turns.together if options.together else turns.one_by_one)(runs):
             rows = [line for line in lines if line.startswith("{")]
             row = json.loads(rows[-1]) if rows else {"workload": name, "allocator": allocator}
             if code:

@@ -1,6 +1,7 @@
-"""Lets processes take turns, so that a slow minute of the machine falls on all alike.
+"""Runs processes one after the other, or lets them take turns, so that a slow minute of the machine falls on all alike.
 
-All live at once, and only one of them works at any time: each waits before a step until it is told to go on.
+Those that take turns all live at once, and only one of them works at any time: each waits before a step until it is told to
+go on.
 """
 
 import subprocess
@@ -39,3 +40,20 @@ def take(commands):
             running[name].stdin.write("\n")
             running[name].stdin.flush()
             yield from until_next(name)
+
+
+def together(commands):
+    """Runs commands by name, in turns, and yields each one's name, the lines that it printed, and its exit code."""
+    printed = {name: [] for name in commands}
+    for name, said in take(commands):
+        if isinstance(said, str):
+            printed[name].append(said)
+        else:
+            yield name, printed[name], said
+
+
+def one_by_one(commands):
+    """As together, without turns."""
+    for name, command in commands.items():
+        run = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        yield name, run.stdout.splitlines(), run.returncode

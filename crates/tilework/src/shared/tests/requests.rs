@@ -121,12 +121,24 @@ fn a_request_longer_than_all_that_is_held_takes_long_heaps() {
     let made = front.calls().since(&before);
     assert!((1..=2 * capacity / options.heap_bytes).contains(&made.create), "{made:?}");
     assert_eq!((front.usage().held, made.map), (TILE, 0));
-    // And one for which there never is, not at all.
-    let before = front.calls();
-    let error = front.alloc(capacity + 1, A).unwrap_err();
-    let Error::OutOfMemory { request, live, held, limit, .. } = error else { panic!("{error}") };
-    assert_eq!((request, live, held, limit), (capacity + 1, 512, TILE, Some(capacity)));
-    assert_eq!((front.calls(), front.stats().ooms), (before, 2));
     front.free(block).unwrap();
     front.check_invariants();
+}
+
+#[test]
+fn what_never_fits_is_refused_and_nothing_is_given_back_for_it() {
+    let mut rig = Rig::limited(4 * TILE);
+    let (kept, cached) = (rig.used(TILE, A), rig.used(2 * TILE, A));
+    rig.free(cached);
+    let (held, calls) = (rig.front.usage().held, rig.front.calls());
+    let error = rig.try_alloc(4 * TILE + 1, A).unwrap_err();
+    let Error::OutOfMemory { request, live, held: told, limit, .. } = error else { panic!("{error}") };
+    assert_eq!((request, live, told, limit), (4 * TILE + 1, TILE, held, Some(4 * TILE)));
+    assert_eq!((rig.front.calls(), rig.front.stats().ooms), (calls, 1));
+    rig.free(kept);
+    rig.check();
+    // The host's memory is beside the limit.
+    rig.front.set_spill(true).unwrap();
+    rig.used(5 * TILE, A);
+    assert!(rig.front.stats().spilled > 0);
 }
