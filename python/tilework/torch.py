@@ -171,7 +171,8 @@ def trim(device: Any = None) -> int:
 
 
 def end_of_execution(device: Any = None) -> None:
-    """Tells that a step or a request is done: what was not used for some of them is given back."""
+    """Tells that a step or a request is done: what was not used for some of them is given back, beside the program
+    where it is much."""
     call("tilework_end_of_execution", _manager(device))
 
 

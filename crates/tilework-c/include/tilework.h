@@ -288,7 +288,7 @@ enum tilework_status tilework_release_pool(tilework_manager *manager, uint64_t f
 enum tilework_status tilework_forget_stream(tilework_manager *manager, void *stream);
 
 // Tells that one execution of the model has ended: the clock by which unused mappings and empty heaps grow
-// old and are given back.
+// old and are given back, on a thread of the library's where it is much.
 enum tilework_status tilework_end_of_execution(tilework_manager *manager);
 
 // Gives back everything unused now and stores how many bytes of physical memory that was; `released` may be

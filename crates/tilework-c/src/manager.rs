@@ -359,7 +359,7 @@ pub extern "C" fn tilework_forget_stream(
 }
 
 /// Tells that one execution of the model has ended: the clock by which unused mappings and empty heaps grow
-/// old and are given back.
+/// old and are given back, on a thread of the library's where it is much.
 #[unsafe(no_mangle)]
 pub extern "C" fn tilework_end_of_execution(manager: *mut TileworkManager) -> TileworkStatus {
     with(manager, |shared| Ok(shared.end_of_execution()?))

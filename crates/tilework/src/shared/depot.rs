@@ -12,10 +12,12 @@
 //! pool next creates one: a heap may be mapped at a second address while the first is still in use, so the
 //! next lane need not wait for the unmapping, but its stream must wait for the event.
 
+mod aging;
 mod at_once;
 mod door;
 mod home;
 
+use aging::Aging;
 use at_once::AtOnce;
 pub(super) use door::Door;
 pub(super) use home::Home;
@@ -62,6 +64,11 @@ impl Stocked {
     fn has_passed(&self) -> bool {
         self.event.as_ref().is_some_and(|event| event.passed())
     }
+
+    /// Whether it came before execution `old`, or has grown old with its lane.
+    fn is_old(&self, old: u64) -> bool {
+        self.since.is_none_or(|since| since < old)
+    }
 }
 
 /// Address space that a lane has reserved.
@@ -89,6 +96,7 @@ pub(super) struct Depot {
     /// Heaps may be on the host where nothing else is left.
     spills: AtomicBool,
     books: Sums,
+    aging: Aging,
 }
 
 /// Written with the device's lock held, read without.
@@ -115,6 +123,8 @@ struct State {
     unreserve: Vec<Range>,
     /// Executions that have ended.
     executions: u64,
+    /// What came to the stock before this execution is old.
+    old: u64,
     /// The heaps that are on the host.
     spilled: FxHashSet<HeapId>,
 }
@@ -140,6 +150,7 @@ impl Depot {
             late: Vec::new(),
             unreserve: Vec::new(),
             executions: 0,
+            old: 0,
             spilled: FxHashSet::default(),
             device,
         };
@@ -156,6 +167,7 @@ impl Depot {
             limit: AtomicU64::new(u64::MAX),
             spills: AtomicBool::new(false),
             books: Sums::default(),
+            aging: Aging::default(),
         }
     }
 
@@ -356,18 +368,6 @@ impl Depot {
         Error::OutOfMemory { request, live, mapped, held, limit: self.limit(), device_free }
     }
 
-    /// Ends an execution: what was late and need not be is done, and heaps that stayed in the stock for `age`
-    /// executions are released. Never waits.
-    pub fn end_of_execution(&self, age: u64) -> Result<(), DeviceError> {
-        let mut state = lock(&self.state);
-        state.executions += 1;
-        let old = state.executions.saturating_sub(age);
-        let settled = self.settle(&mut state);
-        settled.and(
-            self.release(&mut state, u64::MAX, |entry| entry.since.is_none_or(|since| since < old)).map(drop),
-        )
-    }
-
     /// Waits on the host for all that is late and all uses of the stock, and releases the stock, of heaps on the host only if `spilled`.
     /// Returns the bytes released.
     pub fn empty(&self, spilled: bool) -> Result<u64, DeviceError> {
@@ -403,6 +403,12 @@ impl Depot {
 
     /// Unmaps what is late and need not be any longer, and records events that could not be.
     fn settle(&self, state: &mut State) -> Result<(), DeviceError> {
+        self.settle_some(state, usize::MAX).1
+    }
+
+    /// The same, with so many unmappings at most. Returns how many there were, also where others failed.
+    fn settle_some(&self, state: &mut State, most: usize) -> (usize, Result<(), DeviceError>) {
+        let mut done = 0;
         let mut outcome = Ok(());
         // What a lane gave back in one operation has one event, and asking costs a call.
         let mut last: Option<(Event, bool)> = None;
@@ -423,9 +429,11 @@ impl Depot {
         };
         for mut late in std::mem::take(&mut state.late) {
             record(&late.home, &mut late.event);
-            let unmapped =
-                has_passed(&late.event).then(|| self.unmap(state, late.range, late.offset, late.bytes));
-            if unmapped != Some(Ok(())) {
+            let unmapped = (done < most && has_passed(&late.event))
+                .then(|| self.unmap(state, late.range, late.offset, late.bytes));
+            if unmapped == Some(Ok(())) {
+                done += 1;
+            } else {
                 state.late.push(late);
             }
             outcome = outcome.and(unmapped.unwrap_or(Ok(())));
@@ -446,7 +454,7 @@ impl Depot {
             }
             outcome = outcome.and(given.unwrap_or(Ok(())));
         }
-        outcome
+        (done, outcome)
     }
 
     fn unmap(&self, state: &mut State, range: RangeId, offset: u64, bytes: u64) -> Result<(), DeviceError> {
@@ -455,13 +463,13 @@ impl Depot {
         Ok(())
     }
 
-    /// Releases heaps of the stock, the longest first, until `wanted` bytes of the device's memory went: those that
-    /// `which` names and whose uses have passed. Returns the bytes that went.
+    /// Releases heaps of the stock, the longest first, until `wanted` bytes of the device's memory went: of those whose uses
+    /// have passed the ones that `which` names, each asked once. Returns the bytes that went.
     fn release(
         &self,
         state: &mut State,
         wanted: u64,
-        which: impl Fn(&Stocked) -> bool,
+        mut which: impl FnMut(&Stocked) -> bool,
     ) -> Result<u64, DeviceError> {
         let mut released = 0;
         let mut outcome = Ok(());
@@ -471,7 +479,7 @@ impl Depot {
         for (&bytes, heaps) in stock.iter_mut().rev() {
             heaps.retain(|entry| {
                 let free = !mapped.contains(&entry.heap) && entry.has_passed();
-                if released >= wanted || outcome.is_err() || !which(entry) || !free {
+                if released >= wanted || outcome.is_err() || !free || !which(entry) {
                     return true;
                 }
                 outcome = device.release(entry.heap);

@@ -34,7 +34,7 @@ impl Shared {
     }
 
     /// Tells that one execution of the model has ended: the clock by which unused mappings and heaps grow old
-    /// and are given back. Never waits; a stream that is being captured is left for the next time.
+    /// and are given back, on a thread of its own where it is much. Never waits; a stream that is being captured is left for the next time.
     ///
     /// # Errors
     /// As [`Manager::end_of_execution`].

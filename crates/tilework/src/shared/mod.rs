@@ -526,5 +526,15 @@ impl Shared {
     }
 }
 
+impl Drop for Shared {
+    /// Whoever made the device may destroy it next: no thread uses it any more.
+    fn drop(&mut self) {
+        if self.process.is_this() {
+            self.finish_arrivals();
+            self.depot.finish();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

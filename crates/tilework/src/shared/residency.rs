@@ -290,6 +290,17 @@ impl Shared {
         self.open(group, state, cargo, loaded)
     }
 
+    /// Waits for the threads of prefetches that nothing followed.
+    pub(super) fn finish_arrivals(&self) {
+        for group in self.groups.by_use() {
+            if let State::Arriving { loading, .. } = std::mem::take(&mut *lock(&group.state))
+                && !matches!(loading.join(), Ok(Ok(_)))
+            {
+                tracing::warn!(group = group.name, "a prefetch failed that nothing followed");
+            }
+        }
+    }
+
     /// Opens the lanes of a group to requests once their contents are queued, or sends it back.
     fn open(
         &self,

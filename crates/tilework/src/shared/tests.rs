@@ -101,6 +101,7 @@ impl Rig {
 
     /// That every live block lies where it did, and the books agree.
     fn check(&self) {
+        self.front.depot.finish();
         self.front.check_invariants();
         for (&address, (bytes, _, extents)) in &self.live {
             assert_eq!(

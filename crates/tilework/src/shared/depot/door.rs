@@ -125,7 +125,9 @@ impl Device for Door {
         }
         let here = (range, offset)..(range, offset + bytes);
         let mut state = lock(&depot.state);
-        if !depot.caps.tiling || event.as_ref().is_some_and(|event| event.passed()) {
+        // What has grown old can be much, and is unmapped as it is released: beside whoever ended the execution.
+        let now = !self.home.is_aging() && event.as_ref().is_some_and(|event| event.passed());
+        if !depot.caps.tiling || now {
             depot.unmap(&mut state, range, offset, bytes)?;
         } else {
             let heaps = self.binds.range(here.clone()).map(|(_, &heap)| heap).collect();

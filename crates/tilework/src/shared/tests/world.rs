@@ -128,6 +128,11 @@ impl World {
         (Box::new(Timed { inner, world: self.clone(), ranges: BTreeMap::new() }), witness)
     }
 
+    /// Whether no device and no streams of it are left.
+    pub fn is_alone(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
     /// Queues work on `stream` that uses memory.
     pub fn launch(&self, stream: Stream, address: u64, bytes: u64, witness: &Witness) {
         let extents = witness.resolve(address, bytes).expect("memory that is used is mapped");
