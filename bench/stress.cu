@@ -6,13 +6,14 @@
  *   ./stress 600                              seconds
  *   ./stress 5 --longest 1048576              the longest block, bytes: for compute-sanitizer
  *   ./stress 5 --threads 1 --streams 1        fewer of them
- *   ./stress 5 --steady --careless            no trims, limits, ends of executions; other users untold of: must fail
+ *   ./stress 5 --steady --careless            no trims, limits, ends of executions, groups; other users untold of: must fail
  *
  * Every block, 512 B to 256 MiB, is filled with a pattern of its own on one stream. Before it is freed a kernel compares
  * every word; the free does not wait for it, and often a kernel that idles is queued before it. Some blocks are checked
  * by another stream of the thread, some by another thread, which frees them; record_stream tells, or for half of them
- * free_on. Beside that: trims, ends of executions, limits that come and go, requests beyond them. `--seed` makes other choices. Prints a line a minute and
- * one at the end. Exit code 1 when a word was wrong or anything failed.
+ * free_on. Each thread has a group, too, that is evicted, discarded, prefetched and restored while work on its blocks is queued on several
+ * streams, and that a limit may send away; every second thread's is constant. Beside that: trims, ends of executions, limits that come and go, requests
+ * beyond them. `--seed` makes other choices. Prints a line a minute and one at the end. Exit code 1 when a word was wrong or anything failed.
  */
 #include <cuda_runtime.h>
 
@@ -32,6 +33,10 @@
 
 // Blocks that a thread has at most.
 constexpr size_t BLOCKS = 48;
+// And in its group.
+constexpr size_t MEMBERS = 6;
+// Bytes of evicted groups that are kept in pinned memory: what exceeds them goes to ordinary memory.
+constexpr uint64_t PINNED = 256 << 20;
 constexpr uint64_t GIB = 1ull << 30;
 
 #define CUDA(call)                                                                                  \
@@ -112,7 +117,7 @@ static uint64_t seed;
 static std::mutex counter;
 static std::vector<Parcel> parcels;
 static std::atomic<bool> stop{false};
-static std::atomic<uint64_t> blocks, crossings, handed, told, refused, trims, limits;
+static std::atomic<uint64_t> blocks, crossings, handed, told, refused, trims, limits, visits, evictions;
 
 static int grid(const Block &block) {
     unsigned long long needed = (block.words() + 255) / 256;
@@ -123,6 +128,10 @@ class Worker {
     std::mt19937_64 random;
     std::vector<cudaStream_t> streams;
     std::vector<Block> mine;
+    uint32_t group = 0;
+    std::vector<Block> members;
+    // Whether the group's contents stay as they are, and whether they were given up.
+    bool constant, discarded = false;
 
     uint64_t below(uint64_t n) { return random() % n; }
     cudaStream_t any() { return streams[below(stream_count)]; }
@@ -155,12 +164,22 @@ class Worker {
         }
     }
 
-    void request() {
+    Block drawn(uint64_t most) {
         double part = std::uniform_real_distribution<>(0, 1)(random);
         Block block{};
-        block.bytes = (uint64_t)(512 * std::pow(longest / 512.0, part));
+        block.bytes = (uint64_t)(512 * std::pow(most / 512.0, part));
         block.home = (int)below(stream_count);
         block.seed = (unsigned)random();
+        return block;
+    }
+
+    void write(const Block &block) {
+        fill<<<grid(block), 256, 0, streams[block.home]>>>((unsigned *)block.address, block.words(), block.seed);
+        CUDA(cudaGetLastError());
+    }
+
+    void request() {
+        Block block = drawn(longest);
         tilework_status status = tilework_alloc(manager, block.bytes, streams[block.home], &block.address);
         if (status == TILEWORK_STATUS_OUT_OF_MEMORY) {
             refused++;
@@ -169,9 +188,73 @@ class Worker {
         }
         must(status, "tilework_alloc");
         blocks++;
-        fill<<<grid(block), 256, 0, streams[block.home]>>>((unsigned *)block.address, block.words(), block.seed);
-        CUDA(cudaGetLastError());
+        write(block);
         mine.push_back(block);
+    }
+
+    // Brings the group back for a stream of the thread's, looks at its blocks there, changes some, and sends it away with all
+    // that still queued.
+    void visit() {
+        // Others may send it away for want of memory, but not while it is pinned.
+        DONE(tilework_pin(manager, group));
+        cudaStream_t user = any();
+        tilework_status status = tilework_restore(manager, group, user, nullptr);
+        if (status == TILEWORK_STATUS_OUT_OF_MEMORY) {
+            refused++;
+            DONE(tilework_unpin(manager, group));
+            return;
+        }
+        must(status, "tilework_restore");
+        visits++;
+        for (Block &block : members) {
+            cudaStream_t home = streams[block.home];
+            if (discarded) {
+                write(block);
+            } else if (below(2)) {
+                follow(user, home);
+                look(block, user);
+                follow(home, user);
+            } else {
+                look(block, home);
+            }
+            if (!constant && below(4) == 0) {
+                block.seed = (unsigned)random();
+                write(block);
+            }
+        }
+        discarded = false;
+        if (!members.empty() && below(4) == 0) {
+            size_t at = below(members.size());
+            follow(user, streams[members[at].home]);
+            look_elsewhere(members[at], user);
+            members.erase(members.begin() + at);
+        }
+        if (members.size() < MEMBERS) {
+            Block block = drawn(longest / 8);
+            status = tilework_alloc_for(manager, group, block.bytes, streams[block.home], &block.address);
+            if (status == TILEWORK_STATUS_OUT_OF_MEMORY) {
+                refused++;
+            } else {
+                must(status, "tilework_alloc_for");
+                write(block);
+                members.push_back(block);
+            }
+        }
+        DONE(tilework_unpin(manager, group));
+        switch (below(6)) {
+        case 0: return;
+        case 1:
+            discarded = !constant;
+            if (discarded) DONE(tilework_discard(manager, group, nullptr));
+            break;
+        case 2:
+            DONE(tilework_evict(manager, group, nullptr));
+            status = tilework_prefetch(manager, group);
+            if (status != TILEWORK_STATUS_OUT_OF_MEMORY) must(status, "tilework_prefetch");
+            break;
+        default: DONE(tilework_evict(manager, group, nullptr));
+        }
+        evictions++;
     }
 
     Block take(size_t at) {
@@ -219,11 +302,16 @@ class Worker {
     }
 
 public:
-    explicit Worker(uint64_t seed) : random(seed) {}
+    explicit Worker(uint64_t seed) : random(seed), constant(seed % 2) {}
 
     void run() {
         streams.resize(stream_count);
         for (auto &stream : streams) CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+        char name[32];
+        snprintf(name, sizeof name, "of thread %p", (void *)this);
+        DONE(tilework_group(manager, name, &group));
+        DONE(tilework_set_constant(manager, group, constant));
+        DONE(tilework_unpin(manager, group));
         for (uint64_t step = 0; !stop; step++) {
             bool full = mine.size() >= BLOCKS || (mine.size() > BLOCKS / 2 && below(2));
             if (full && below(4) == 0) hand_over(below(mine.size()));
@@ -233,6 +321,7 @@ public:
             // Work does not pile up without end.
             if (step % 256 == 0) CUDA(cudaStreamSynchronize(any()));
             if (steady) continue;
+            if (below(100) == 0) visit();
             if (below(500) == 0) DONE(tilework_end_of_execution(manager));
             if (below(20'000) == 0) {
                 DONE(tilework_trim(manager, nullptr));
@@ -240,7 +329,9 @@ public:
             }
             if (below(5'000) == 0) {
                 // Most of the time there is none.
-                DONE(tilework_set_limit(manager, below(3) ? 0 : (1 + below(8)) * (longest * 8)));
+                tilework_status status = tilework_set_limit(manager, below(3) ? 0 : (1 + below(8)) * (longest * 8));
+                // Refused below what groups hold that are pinned.
+                if (status != TILEWORK_STATUS_IN_USE) must(status, "tilework_set_limit");
                 limits++;
             }
         }
@@ -248,6 +339,14 @@ public:
     }
 
     void end() {
+        DONE(tilework_restore(manager, group, streams[0], nullptr));
+        for (const Block &block : members) {
+            if (discarded) write(block);
+            look(block, streams[block.home]);
+            DONE(tilework_free(manager, block.address));
+        }
+        for (auto stream : streams) CUDA(cudaStreamSynchronize(stream));
+        DONE(tilework_remove_group(manager, group));
         for (auto stream : streams) {
             CUDA(cudaStreamSynchronize(stream));
             DONE(tilework_forget_stream(manager, stream));
@@ -279,9 +378,9 @@ static Found report(double seconds, cudaStream_t stream) {
     figures.size = sizeof figures;
     DONE(tilework_stats(manager, &figures));
     printf("%6.1f s: %llu wrong words of %.1f GiB checked; %llu blocks, %llu checked by a second stream, %llu by a second thread, "
-           "%llu freed on that; %llu refused, %llu trims, %llu limits, %llu driver calls; peak live %.2f GiB, peak held %.2f GiB\n",
+           "%llu freed on that; groups %llu visited, %llu sent away; %llu refused, %llu trims, %llu limits, %llu driver calls; peak live %.2f GiB, peak held %.2f GiB\n",
            seconds, now.wrong, now.checked * 4.0 / GIB, (unsigned long long)blocks, (unsigned long long)crossings,
-           (unsigned long long)handed, (unsigned long long)told, (unsigned long long)refused, (unsigned long long)trims, (unsigned long long)limits,
+           (unsigned long long)handed, (unsigned long long)told, (unsigned long long)visits, (unsigned long long)evictions, (unsigned long long)refused, (unsigned long long)trims, (unsigned long long)limits,
            (unsigned long long)figures.device_calls, (double)figures.peak_live / GIB, (double)figures.peak_held / GIB);
     fflush(stdout);
     return now;
@@ -310,6 +409,7 @@ int main(int argc, char **argv) {
     options.size = sizeof options;
     options.device = "cuda:0";
     DONE(tilework_create(&options, &manager));
+    DONE(tilework_set_hosting(manager, PINNED, nullptr));
     printf("%s, %d threads of %d streams, blocks of 512 to %llu bytes%s\n", gpu.name, thread_count, stream_count,
            (unsigned long long)longest, careless ? ", careless" : "");
 
@@ -328,7 +428,8 @@ int main(int argc, char **argv) {
     }
     stop = true;
     for (auto &thread : threads) thread.join();
-    // What was on its way when the others stopped.
+    // What was on its way when the others stopped, and groups that a limit keeps away.
+    DONE(tilework_set_limit(manager, 0));
     workers[0].drain();
     for (auto &worker : workers) worker.end();
     CUDA(cudaDeviceSynchronize());

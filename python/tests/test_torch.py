@@ -264,6 +264,19 @@ class Torch(unittest.TestCase):
             """
         )
 
+    def test_a_fraction_leaves_a_limit_in_force(self):
+        self.program(
+            """
+            tilework.torch.enable(device="host", limit=64 * MIB)
+            tensor(32 * MIB)
+            tilework.torch.set_limit(8 * MIB)
+            torch.cuda.set_per_process_memory_fraction(1.0)
+            refused(torch.OutOfMemoryError, "limit 8388608", lambda: tensor(48 * MIB))
+            tilework.torch.set_limit(None)
+            tensor(96 * MIB)
+            """
+        )
+
     def test_streams_and_two_gpus(self):
         self.program(
             """

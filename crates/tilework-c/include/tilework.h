@@ -299,7 +299,8 @@ enum tilework_status tilework_end_of_execution(tilework_manager *manager);
 enum tilework_status tilework_trim(tilework_manager *manager, uint64_t *released);
 
 // Sets the most physical memory that may be held, bytes; 0 for no limit. What is held above it stays until it is unused, or
-// its group can be evicted, and memory lacks. Refused below what pinned groups hold.
+// its group can be evicted, and memory lacks. Refused below what pinned groups hold. Of a GPU that PyTorch uses its own fraction of
+// the memory stays in force, and the lesser counts.
 enum tilework_status tilework_set_limit(tilework_manager *manager,
                                         uint64_t limit_bytes);
 

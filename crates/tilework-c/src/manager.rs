@@ -12,6 +12,7 @@ use crate::call::{self, Failure, Result, TileworkStatus, status};
 use crate::d3d12;
 use crate::handles;
 use crate::open::{self, Settings};
+use crate::torch::gpus;
 use crate::vulkan;
 
 /// A manager. Its functions may be called from any thread.
@@ -380,10 +381,15 @@ pub unsafe extern "C" fn tilework_trim(manager: *mut TileworkManager, released: 
 }
 
 /// Sets the most physical memory that may be held, bytes; 0 for no limit. What is held above it stays until it is unused, or
-/// its group can be evicted, and memory lacks. Refused below what pinned groups hold.
+/// its group can be evicted, and memory lacks. Refused below what pinned groups hold. Of a GPU that PyTorch uses its own fraction of
+/// the memory stays in force, and the lesser counts.
 #[unsafe(no_mangle)]
 pub extern "C" fn tilework_set_limit(manager: *mut TileworkManager, limit_bytes: u64) -> TileworkStatus {
-    with(manager, |shared| Ok(shared.set_limit((limit_bytes > 0).then_some(limit_bytes))?))
+    let limit = (limit_bytes > 0).then_some(limit_bytes);
+    match gpus::of(manager) {
+        Some(gpu) => status(|| gpu.set_limit(limit)),
+        None => with(manager, |shared| Ok(shared.set_limit(limit)?)),
+    }
 }
 
 /// Lets memory be on the host, at addresses like any other, where everything else has been tried and nothing is left

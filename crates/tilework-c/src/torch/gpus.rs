@@ -45,7 +45,6 @@ impl Plan {
 pub struct Gpu {
     shared: Arc<Shared>,
     handle: usize,
-    limit: Option<u64>,
     /// The memory of the GPU, bytes, where it has an end.
     total_bytes: Option<u64>,
     /// For what only the driver knows; none where the device is not a GPU.
@@ -57,6 +56,9 @@ pub struct Gpu {
 
 struct Books {
     counters: Counters,
+    /// Bytes that may be held, as the program has it.
+    limit: Option<u64>,
+    /// The part of the GPU's memory that may be held, as PyTorch has it. The lesser of the two counts.
     fraction: f64,
     /// References on pools, as PyTorch counts them.
     pools: HashMap<PoolId, c_int>,
@@ -119,6 +121,11 @@ pub fn made() -> impl Iterator<Item = &'static Gpu> {
     GPUS.iter().filter_map(OnceLock::get)
 }
 
+/// The GPU whose manager has this handle.
+pub fn of(manager: *mut TileworkManager) -> Option<&'static Gpu> {
+    made().find(|gpu| gpu.handle == manager.addr())
+}
+
 /// The GPU with this ordinal, opened if it is used for the first time.
 pub fn get(ordinal: c_int) -> Result<&'static Gpu> {
     let slot = usize::try_from(ordinal).ok().and_then(|index| GPUS.get(index));
@@ -153,11 +160,15 @@ impl Gpu {
         Ok(Gpu {
             handle: handles::register(shared.clone()),
             shared,
-            limit: settings.limit,
             total_bytes: driver.as_ref().map(tilework_cuda::gpu::Gpu::total_bytes),
             driver,
             streams,
-            books: Mutex::new(Books { counters: Counters::default(), fraction: 1.0, pools: HashMap::new() }),
+            books: Mutex::new(Books {
+                counters: Counters::default(),
+                limit: settings.limit,
+                fraction: 1.0,
+                pools: HashMap::new(),
+            }),
         })
     }
 
@@ -220,15 +231,28 @@ impl Gpu {
         self.books().fraction
     }
 
-    /// Limits what is held to a part of the GPU's memory, and to the limit that was set from the beginning.
+    /// Limits what is held to a part of the GPU's memory, beside the limit in bytes.
     pub fn set_fraction(&self, fraction: f64) -> Result<()> {
         if !(0.0..=1.0).contains(&fraction) {
             return Err(Failure::argument("the fraction of memory must be from 0 to 1"));
         }
-        let part = self.total_bytes.filter(|_| fraction < 1.0).map(|total| (total as f64 * fraction) as u64);
-        self.shared.set_limit(part.into_iter().chain(self.limit).min())?;
-        self.books().fraction = fraction;
+        let mut books = self.books();
+        self.apply(books.limit, fraction)?;
+        books.fraction = fraction;
         Ok(())
+    }
+
+    /// Limits what is held, bytes, beside the part of the GPU's memory; `None` lifts this limit.
+    pub fn set_limit(&self, limit: Option<u64>) -> Result<()> {
+        let mut books = self.books();
+        self.apply(limit, books.fraction)?;
+        books.limit = limit;
+        Ok(())
+    }
+
+    fn apply(&self, limit: Option<u64>, fraction: f64) -> Result<()> {
+        let part = self.total_bytes.filter(|_| fraction < 1.0).map(|total| (total as f64 * fraction) as u64);
+        Ok(self.shared.set_limit(part.into_iter().chain(limit).min())?)
     }
 
     /// How much could be asked for without failing: what is held and unused, what the GPU has free, and no
