@@ -278,7 +278,7 @@ def set_hosting(pinned: int = 0, directory: str | os.PathLike[str] | None = None
 
     Args:
         pinned: bytes that may be kept in pinned memory, from which the GPU copies at full speed by itself. Once made
-            it is kept for the rest of the process.
+            it stays until no group is left that could fill it, or fewer are asked for here.
         directory: where what exceeds that is kept, in files without a name. None: in ordinary memory.
         device: whose groups; the current GPU if None.
     """

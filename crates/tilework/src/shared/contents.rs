@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Spans are one stream of bytes, cut into chunks, and where the host has to copy into pieces, which are shorter so that
-//! the ring is. Buffers are made when they first lack and kept for ever.
+//! the ring is. Buffers are made when they first lack. Those of the ring are kept for ever, and those that contents are kept in as
+//! long as there are groups that can fill them.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -20,6 +21,7 @@ use std::thread;
 use memmap2::MmapMut;
 
 use super::depot::{Depot, lock};
+use super::host;
 use super::streams::Event;
 use super::transfers::Staging;
 use crate::error::{Error, Result};
@@ -37,12 +39,15 @@ const THREADS: usize = 8;
 /// Where contents are kept while their group is evicted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hosting {
-    /// Bytes that may be kept in memory that the device copies to and from by itself: the fastest way. Once made it is
-    /// kept for ever, and the system has no other use of it.
+    /// Bytes that may be kept in memory that the device copies to and from by itself: the fastest way. Once made it stays,
+    /// and the system has no other use of it, until there are no more groups that could fill it.
     pub pinned_bytes: u64,
     /// The directory in which what exceeds that is kept, in files without a name. `None`: in ordinary memory.
     pub directory: Option<PathBuf>,
 }
+
+/// Bytes that are left to the host's other programs.
+const SPARE: u64 = 256 << 20;
 
 /// The host's side: its buffers, and what is kept.
 pub(super) struct Store {
@@ -54,6 +59,8 @@ pub(super) struct Store {
     pinned: AtomicU64,
     /// Bytes kept, wherever.
     kept: AtomicU64,
+    /// What the host has left.
+    pub available: fn() -> Option<u64>,
 }
 
 /// The contents of some spans of device memory.
@@ -87,12 +94,28 @@ impl Store {
             hosting: Mutex::default(),
             pinned: AtomicU64::new(0),
             kept: AtomicU64::new(0),
+            available: host::available,
         }
     }
 
     /// Says where contents are kept that are saved from now on.
     pub fn set_hosting(&self, hosting: Hosting) {
+        let pinned = hosting.pinned_bytes;
         *lock(&self.hosting) = hosting;
+        self.shrink(pinned);
+    }
+
+    /// Gives buffers back that nothing is kept in, until those there are hold `bytes`. The ring stays.
+    pub fn shrink(&self, bytes: u64) {
+        let mut idle = bytes.saturating_sub(self.pinned.load(Ordering::Relaxed)).div_ceil(CHUNK);
+        let is_extra = |buffer: &mut Box<dyn Staging>| {
+            let extra = buffer.bytes() as u64 == CHUNK && idle == 0;
+            idle -= u64::from(buffer.bytes() as u64 == CHUNK && !extra);
+            extra
+        };
+        let extra: Vec<_> = lock(&self.buffers).extract_if(.., is_extra).collect();
+        // Without the lock: that takes the driver some time.
+        drop(extra);
     }
 
     /// Bytes of contents that are kept.
@@ -127,7 +150,11 @@ impl Store {
                 |error| no_room(sum(spans), &format!("no file in {}: {error}", directory.display()));
             contents.file = Some(tempfile::tempfile_in(&directory).map_err(no_file)?);
         }
-        self.prepare(sum(spans), pinned_bytes);
+        let lacking = self.lacking(sum(spans), pinned_bytes);
+        let pinned = pinned_bytes.saturating_sub(self.pinned.load(Ordering::Relaxed)) / CHUNK * CHUNK;
+        let elsewhere = if contents.file.is_some() { 0 } else { sum(spans).saturating_sub(pinned) };
+        self.check_room(lacking * CHUNK + elsewhere)?;
+        self.prepare(lacking);
         let mut pieces = Vec::new();
         for spans in cut(spans, CHUNK) {
             let Some(buffer) = self.pin(pinned_bytes) else {
@@ -253,12 +280,28 @@ impl Store {
         failed.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 
-    /// Makes the buffers that will lack to keep `bytes` within the budget, with several threads: what makes one dear is
-    /// touching its memory. What fails here is met again, and told, by whoever needs the buffer.
-    fn prepare(&self, bytes: u64, budget: u64) {
+    /// Buffers that will lack to keep `bytes` within the budget.
+    fn lacking(&self, bytes: u64, budget: u64) -> u64 {
         let within = budget.saturating_sub(self.pinned.load(Ordering::Relaxed)) / CHUNK;
         let free = lock(&self.buffers).iter().filter(|buffer| buffer.bytes() as u64 == CHUNK).count() as u64;
-        let lacking = bytes.div_ceil(CHUNK).min(within).saturating_sub(free);
+        bytes.div_ceil(CHUNK).min(within).saturating_sub(free)
+    }
+
+    /// Refuses to take `bytes` more of the host's memory than it has.
+    fn check_room(&self, bytes: u64) -> Result<()> {
+        let left = if bytes > 0 { (self.available)() } else { None };
+        match left.filter(|left| bytes.saturating_add(SPARE) > *left) {
+            Some(left) => Err(no_room(
+                bytes,
+                &format!("it has {left} bytes left, of which {SPARE} are not to be taken"),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes buffers with several threads: what makes one dear is touching its memory. What fails here is met again, and
+    /// told, by whoever needs the buffer.
+    fn prepare(&self, lacking: u64) {
         let _met_again = self.share(lacking as usize, |next| {
             while next().is_some() {
                 self.put_back(self.make(CHUNK)?);
@@ -359,7 +402,15 @@ impl Drop for Contents {
                 self.store.put_back(buffer);
             }
         }
+        // The budget may be less than it was.
+        let budget = lock(&self.store.hosting).pinned_bytes;
+        self.store.shrink(budget);
     }
+}
+
+/// The bytes of buffers that take so many of a lane's contents.
+pub(super) fn in_buffers(bytes: u64) -> u64 {
+    bytes.next_multiple_of(CHUNK)
 }
 
 /// Cuts spans into chunks of so many bytes, in order; the last may be shorter.

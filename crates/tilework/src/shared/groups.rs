@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use serde::Serialize;
 
 use super::Shared;
-use super::contents::Hosting;
+use super::contents::{Hosting, in_buffers};
 use super::depot::lock;
 use super::lane::{Key, Lane};
 use super::residency::State;
@@ -374,7 +374,8 @@ impl Shared {
         Ok(lock(&group.state).residence())
     }
 
-    /// Ends a group of which nothing is live, and that nobody has pinned but its maker. Waits for one who is moving it.
+    /// Ends a group of which nothing is live, and that nobody has pinned but its maker. Waits for one who is moving it. Pinned
+    /// memory of the host that the other groups could not fill goes back to the system.
     ///
     /// # Errors
     /// [`Error::UnknownGroup`]; [`Error::GroupInUse`] while blocks of its are live, or freed and waiting for streams;
@@ -398,6 +399,8 @@ impl Shared {
         }
         self.lanes_of(group.id).for_each(|lane| lane.vacate(&self.depot, &self.options));
         self.groups.write().remove(group.id);
+        let others = self.lanes.iter().filter(|lane| lane.home.group().is_some());
+        self.store.shrink(others.map(|lane| in_buffers(lane.lock().pool.usage().live)).sum());
         Ok(())
     }
 
@@ -415,7 +418,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Says where contents are kept from now on while groups are evicted; what is kept already stays where it is.
+    /// Says where contents are kept from now on while groups are evicted; what is kept already stays where it is. Pinned memory
+    /// beyond the new budget goes back to the system once nothing is kept in it.
     pub fn set_hosting(&self, hosting: Hosting) {
         if !self.process.is_this() {
             return;

@@ -35,6 +35,7 @@ mod giving;
 mod groups;
 mod guests;
 mod hints;
+mod host;
 mod lane;
 mod lanes;
 mod pools;

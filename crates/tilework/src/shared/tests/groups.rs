@@ -1,6 +1,7 @@
 //! Groups: what they are asked for, and where they are.
 
 mod failing;
+mod host;
 mod removed;
 mod room;
 mod threads;

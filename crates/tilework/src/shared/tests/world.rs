@@ -44,6 +44,8 @@ struct State {
     witness: Option<Witness>,
     /// Copies that are still taken before one is refused.
     copies: Option<usize>,
+    /// Bytes of buffers of the host.
+    buffers: usize,
 }
 
 /// The stream that stands for the device's own queue of copies.
@@ -131,6 +133,11 @@ impl World {
     /// Whether no device and no streams of it are left.
     pub fn is_alone(&self) -> bool {
         Arc::strong_count(&self.0) == 1
+    }
+
+    /// Bytes of buffers of the host that were made and not given back.
+    pub fn buffer_bytes(&self) -> u64 {
+        self.state().buffers as u64
     }
 
     /// Queues work on `stream` that uses memory.
@@ -250,6 +257,7 @@ impl Streams for Scripted {
 
 impl Transfers for Scripted {
     fn staging(&self, bytes: usize) -> Result<Box<dyn Staging>, DeviceError> {
+        self.0.state().buffers += bytes;
         Ok(Box::new(Buffer { world: self.0.clone(), contents: vec![0; bytes], last: None }))
     }
 }
@@ -312,6 +320,7 @@ impl Staging for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         self.contents().expect("copies end");
+        self.world.state().buffers -= self.contents.len();
     }
 }
 

@@ -56,6 +56,57 @@ fn a_group_that_is_removed_while_it_is_asked_leaks_nothing() {
 }
 
 #[test]
+fn a_group_that_is_removed_while_it_is_moved_leaks_nothing() {
+    many_fronts(200, |front, group, round| {
+        front.set_hosting(Hosting { pinned_bytes: 64 * MIB, directory: None });
+        let blocks = [A, B].map(|stream| front.alloc_for(group, 40 * MIB, stream).unwrap());
+        let all = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                all.wait();
+                let moves: [&dyn Fn() -> Result<()>; 4] = [
+                    &|| front.evict(group).map(drop),
+                    &|| front.prefetch(group),
+                    &|| front.restore(group, Some(A)).map(drop),
+                    &|| front.discard(group).map(drop),
+                ];
+                // Each of them is met, in whatever state the group is, until it is gone.
+                for n in 0.. {
+                    match moves[(round as usize + n) % 4]() {
+                        Ok(()) => {}
+                        Err(Error::UnknownGroup(_)) => break,
+                        Err(error) => panic!("round {round}: {error}"),
+                    }
+                }
+            });
+            all.wait();
+            (0..round * 20).for_each(|_| std::hint::spin_loop());
+            blocks.into_iter().for_each(|block| front.free(block).unwrap());
+            front.remove_group(group).unwrap();
+        });
+        assert_eq!(front.stats().kept, 0);
+        front.trim().unwrap();
+        assert_eq!(front.usage().held, 0);
+    });
+}
+
+#[test]
+fn a_front_that_is_dropped_while_a_group_arrives_waits_for_it() {
+    for _ in 0..20 {
+        let mut rig = rig();
+        let group = rig.group("unet");
+        let block = rig.used_for(group, 100 * MIB, A);
+        rig.world.run(A);
+        rig.front.evict(group).unwrap();
+        rig.front.prefetch(group).unwrap();
+        rig.left_out(&[block]);
+        let Rig { front, world, .. } = rig;
+        drop(front);
+        assert!(world.is_alone());
+    }
+}
+
+#[test]
 fn groups_that_come_at_once_do_not_keep_each_other_out() {
     many_fronts(1, |front, first, _| {
         front.set_limit(Some(24 * MIB)).unwrap();
