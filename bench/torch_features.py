@@ -557,6 +557,34 @@ def rank(number, store, allocator):
 
 
 @feature
+def evicted_memory_traps(torch):
+    """a kernel that uses an evicted group, or with a trap one that is prefetched, ends with an illegal memory access"""
+    program = """
+import sys
+import tilework.torch
+tilework.torch.enable()
+import torch
+with tilework.torch.group("weights"):
+    x = torch.ones(1 << 20, device="cuda")
+torch.cuda.synchronize()
+tilework.torch.set_trap(True)
+tilework.torch.evict("weights")
+if sys.argv[1] == "prefetched":
+    tilework.torch.prefetch("weights")
+if sys.argv[1] == "restored":
+    tilework.torch.restore("weights")
+try:
+    assert x.sum().item() == 1 << 20
+    print("right")
+except RuntimeError as error:
+    print(str(error).splitlines()[0])
+"""
+    for state, expected in {"restored": "right", "evicted": "illegal memory", "prefetched": "illegal memory"}.items():
+        run = subprocess.run([sys.executable, "-c", program, state], capture_output=True, text=True, timeout=120)
+        assert expected in run.stdout, (state, run.stdout, run.stderr)
+
+
+@feature
 def nccl(torch):
     """two processes, a GPU each: all_reduce and all_gather of many sizes, DistributedDataParallel, registered buffers"""
     two_gpus(torch)

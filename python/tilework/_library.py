@@ -120,6 +120,7 @@ for _name, _result, _arguments in [
     ("tilework_set_hosting", _status, [_handle, ctypes.c_uint64, ctypes.c_char_p]),
     ("tilework_set_limit", _status, [_handle, ctypes.c_uint64]),
     ("tilework_set_spill", _status, [_handle, ctypes.c_bool]),
+    ("tilework_set_trap", _status, [_handle, ctypes.c_bool]),
     (
         "tilework_ort_configure",
         _status,

@@ -37,6 +37,7 @@ __all__ = [
     "set_hosting",
     "set_limit",
     "set_spill",
+    "set_trap",
     "stats",
     "trim",
 ]
@@ -302,6 +303,16 @@ def set_spill(spill: bool = True, device: Any = None) -> None:
     `stats()`, and is given back like other memory, when it was unused for some executions or by `trim()`.
     """
     call("tilework_set_spill", _manager(device), spill)
+
+
+def set_trap(trap: bool = True, device: Any = None) -> None:
+    """Finds kernels that use a group while it is away; or no longer.
+
+    At the addresses of an evicted group there is nothing, and a kernel that uses them ends with an illegal memory access.
+    With a trap that holds until `restore()`: a prefetch does nothing, where else a kernel that does not wait for the
+    restore reads what is yet to come. The log says of each group that is evicted at which addresses it was.
+    """
+    call("tilework_set_trap", _manager(device), trap)
 
 
 def forget_stream(stream: Any) -> None:

@@ -309,6 +309,12 @@ enum tilework_status tilework_set_limit(tilework_manager *manager,
 enum tilework_status tilework_set_spill(tilework_manager *manager,
                                         bool spill);
 
+// To find work that uses a group while it is away. At the addresses of an evicted group there is nothing: a kernel that uses
+// them ends with an illegal memory access. With `trap` that holds until `tilework_restore`, for a prefetch does nothing, and the log
+// says of each group that is evicted at which addresses it was.
+enum tilework_status tilework_set_trap(tilework_manager *manager,
+                                       bool trap);
+
 // Lets kernels of the GPU with the ordinal `peer` use the manager's memory, what is allocated and what will be. Where
 // the device does not map memory there is nothing to do: CUDA's own calls for peers are enough there.
 enum tilework_status tilework_add_peer(tilework_manager *manager,

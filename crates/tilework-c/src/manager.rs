@@ -399,6 +399,17 @@ pub extern "C" fn tilework_set_spill(manager: *mut TileworkManager, spill: bool)
     with(manager, |shared| Ok(shared.set_spill(spill)?))
 }
 
+/// To find work that uses a group while it is away. At the addresses of an evicted group there is nothing: a kernel that uses
+/// them ends with an illegal memory access. With `trap` that holds until `tilework_restore`, for a prefetch does nothing, and the log
+/// says of each group that is evicted at which addresses it was.
+#[unsafe(no_mangle)]
+pub extern "C" fn tilework_set_trap(manager: *mut TileworkManager, trap: bool) -> TileworkStatus {
+    with(manager, |shared| {
+        shared.set_trap(trap);
+        Ok(())
+    })
+}
+
 /// Lets kernels of the GPU with the ordinal `peer` use the manager's memory, what is allocated and what will be. Where
 /// the device does not map memory there is nothing to do: CUDA's own calls for peers are enough there.
 #[unsafe(no_mangle)]

@@ -185,6 +185,11 @@ static void a_group_goes_and_comes(void) {
     REFUSED(tilework_restore(manager, group, NULL, NULL), TILEWORK_STATUS_OUT_OF_MEMORY, "out of memory");
     REFUSED(tilework_set_limit(manager, MIB), TILEWORK_STATUS_IN_USE, "pinned");
     DONE(tilework_unpin(manager, other));
+    DONE(tilework_set_trap(manager, true));
+    DONE(tilework_prefetch(manager, group));
+    DONE(tilework_group_stats(manager, group, &figures));
+    CHECK(figures.residence == TILEWORK_RESIDENCE_EVICTED);
+    DONE(tilework_set_trap(manager, false));
     DONE(tilework_prefetch(manager, group));
     DONE(tilework_restore(manager, group, NULL, &moved));
     CHECK(moved >= 12 * MIB);

@@ -265,6 +265,14 @@ impl Depot {
         (address - range.address < range.bytes).then_some(key)
     }
 
+    /// The first and the last address of each range of a lane's.
+    pub fn addresses(&self, key: Key) -> Vec<(u64, u64)> {
+        let ranges = self.ranges.read().unwrap_or_else(PoisonError::into_inner);
+        let own = ranges.iter().filter(|reserved| reserved.key == key);
+        own.map(|reserved| (reserved.range.address, reserved.range.address + reserved.range.bytes - 1))
+            .collect()
+    }
+
     pub fn read(&self, address: u64, out: &mut [u8]) -> Result<(), DeviceError> {
         lock(&self.state).device.read(address, out)
     }

@@ -103,6 +103,8 @@ pub struct Shared {
     live: Count,
     /// Held while a lane is made.
     making: Mutex<()>,
+    /// Uses of groups that are absent are to be found.
+    trap: AtomicBool,
     ooms: AtomicU64,
     retries: AtomicU64,
     /// Lanes made so far.
@@ -139,6 +141,7 @@ impl Shared {
             pools,
             live: Count::default(),
             making: Mutex::default(),
+            trap: AtomicBool::new(false),
             ooms: AtomicU64::new(0),
             retries: AtomicU64::new(0),
             serial: AtomicU64::new(0),
@@ -383,6 +386,14 @@ impl Shared {
     /// [`Error::NoSpill`] where the device cannot use such memory.
     pub fn set_spill(&self, spills: bool) -> Result<()> {
         if self.depot.set_spill(spills) { Ok(()) } else { Err(Error::NoSpill) }
+    }
+
+    /// To find work that uses a group too early or too late, or no longer. At the addresses of a group that is evicted there is nothing, so that work
+    /// which uses them fails, on a GPU with an illegal memory access. With `trap` that holds until the group is
+    /// [restored](Shared::restore): a [prefetch](Shared::prefetch) does nothing, where else it maps memory whose contents are yet to come.
+    /// And the log says of each group that is evicted at which addresses it was, at the level of warnings.
+    pub fn set_trap(&self, trap: bool) {
+        self.trap.store(trap, Ordering::Relaxed);
     }
 
     /// Lets kernels of the device numbered `peer`, as the driver counts, use the memory of all blocks, of those to

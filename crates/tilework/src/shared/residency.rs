@@ -136,6 +136,14 @@ impl Shared {
             }
         }
         *state = State::Evicted;
+        if self.trap.load(Ordering::Relaxed) {
+            for (first, last) in self.lanes_of(group.id).flat_map(|lane| self.depot.addresses(lane.key)) {
+                tracing::warn!(
+                    group = group.name,
+                    "nothing is from {first:#x} to {last:#x} until the group is restored"
+                );
+            }
+        }
         let mut moves = lock(&group.moves);
         moves.evictions += 1;
         moves.bytes_out += bytes_out;
@@ -215,7 +223,7 @@ impl Shared {
     /// Begins to make a group resident.
     pub(super) fn set_out(&self, group: &Group) -> Result<()> {
         let mut state = lock(&group.state);
-        if !matches!(*state, State::Evicted) {
+        if !matches!(*state, State::Evicted) || self.trap.load(Ordering::Relaxed) {
             return Ok(());
         }
         let cargo = {
@@ -230,6 +238,9 @@ impl Shared {
         let mut state = lock(&group.state);
         if !matches!(*state, State::Evicted) {
             return Ok(true);
+        }
+        if self.trap.load(Ordering::Relaxed) {
+            return Ok(false);
         }
         let cargo = {
             let _alone = self.alone(group);

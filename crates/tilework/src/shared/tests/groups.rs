@@ -100,6 +100,30 @@ fn what_is_prefetched_is_used_once_it_is_restored() {
 }
 
 #[test]
+fn with_a_trap_nothing_is_at_the_addresses_before_the_restore() {
+    let mut rig = rig();
+    let group = rig.group("unet");
+    let block = rig.used_for(group, 40 * MIB, A);
+    rig.world.run(A);
+    rig.front.set_trap(true);
+    rig.front.evict(group).unwrap();
+    rig.front.prefetch(group).unwrap();
+    assert_eq!(rig.front.prefetch_beside(group, 0), Ok(false));
+    assert_eq!((rig.residence(group), rig.front.usage().mapped), (Residence::Evicted, 0));
+    assert!(rig.witness.resolve(block, 1).is_err());
+    rig.front.restore(group, Some(A)).unwrap();
+    rig.moved(block);
+    rig.launch(A, block);
+    rig.front.set_trap(false);
+    rig.front.evict(group).unwrap();
+    rig.front.prefetch(group).unwrap();
+    assert_eq!(rig.residence(group), Residence::Arriving);
+    rig.front.restore(group, Some(A)).unwrap();
+    rig.moved(block);
+    rig.check();
+}
+
+#[test]
 fn a_prefetched_group_can_be_evicted_again() {
     let mut rig = rig();
     let group = rig.group("unet");
