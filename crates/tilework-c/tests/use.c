@@ -217,6 +217,34 @@ static void children_are_refused(void) {
     DONE(tilework_destroy(manager));
 }
 
+// Blocks live, a group on its way back, and what has grown old being given back, by threads: a child and the end of the process come
+// in the middle of it.
+static void everything_is_left_as_it_is(void) {
+    tilework_options options = {.size = sizeof options, .device = "host", .heap_bytes = 2 * MIB, .heap_age = 1};
+    tilework_manager *manager = NULL;
+    DONE(tilework_create(&options, &manager));
+    uint64_t live, large[100];
+    uint32_t group;
+    DONE(tilework_alloc(manager, MIB, NULL, &live));
+    DONE(tilework_group(manager, "unet", &group));
+    DONE(tilework_alloc_for(manager, group, 64 * MIB, NULL, &live));
+    DONE(tilework_unpin(manager, group));
+    DONE(tilework_evict(manager, group, NULL));
+    for (int n = 0; n < 100; n++) DONE(tilework_alloc(manager, 2 * MIB, NULL, &large[n]));
+    for (int n = 0; n < 100; n++) DONE(tilework_free(manager, large[n]));
+    DONE(tilework_end_of_execution(manager));
+    DONE(tilework_prefetch(manager, group));
+    DONE(tilework_end_of_execution(manager));
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        REFUSED(tilework_alloc(manager, MIB, NULL, &live), TILEWORK_STATUS_FORKED, "fork");
+        exit(0);
+    }
+    int how;
+    CHECK(waitpid(child, &how, 0) == child && WIFEXITED(how) && WEXITSTATUS(how) == 0);
+}
+
 int main(int argc, char **argv) {
     CHECK(argc == 2);
     CHECK(tilework_version()[0] != 0);
@@ -227,5 +255,6 @@ int main(int argc, char **argv) {
     pools_and_streams(argv[1]);
     a_group_goes_and_comes();
     children_are_refused();
+    everything_is_left_as_it_is();
     return 0;
 }
