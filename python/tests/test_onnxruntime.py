@@ -242,8 +242,28 @@ class Sessions(Programs):
             tw.enable(cuda=[])
             refused(RuntimeError, "other arguments", lambda: tw.enable(cuda=[], limit=MIB))
             refused(ValueError, "it serves cpu", lambda: tw.stats("cuda:0"))
+            refused(ValueError, "limit is to be from 1", lambda: tw.set_limit(0))
             """
         )
+
+    def test_unused_memory_is_given_back_after_as_many_runs_as_was_said(self):
+        for options, runs in (("heap_age=2", 3), ("mapping_age=9", 6)):
+            self.program(
+                f"""
+                refused(ValueError, "heap_age is to be from 1", lambda: tw.configure(heap_age=0))
+                refused(ValueError, "mapping_age is to be from 1", lambda: tw.enable(mapping_age=0))
+                tw.enable(cuda=[], heap_size=MIB, {options})
+                refused(RuntimeError, "other arguments", lambda: tw.configure(cuda=[], heap_size=MIB))
+                served = session()
+                served.run(None, picture(512))
+                burst, runs = tw.stats()["held"], 0
+                while tw.stats()["held"] == burst:
+                    assert runs < 99
+                    served.run(None, picture(32))
+                    runs += 1
+                assert runs == {runs}, runs
+                """
+            )
 
     def test_a_session_that_captures_graphs_keeps_its_own_memory(self):
         self.program(

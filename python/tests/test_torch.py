@@ -82,6 +82,39 @@ class Torch(unittest.TestCase):
             """
         )
 
+    def test_options(self):
+        for heap_age, executions in ((1, 2), (3, 4), (None, 6)):
+            self.program(
+                f"""
+                tilework.torch.enable(device="host", heap_size=8 * MIB, heap_age={heap_age})
+                kept, burst = tensor(1), tensor(20 * MIB)
+                assert tilework.torch.stats()["held"] < 24 * MIB, "grown by what lacks, not by what heaps are long by default"
+                del burst
+                count = 0
+                while tilework.torch.stats()["held"] > 8 * MIB:
+                    tilework.torch.end_of_execution()
+                    count += 1
+                assert count == {executions}, count
+                """
+            )
+        self.program(
+            """
+            from tilework import _managers
+            for wrong in ({"limit": 0}, {"heap_size": -1}, {"heap_age": 0}, {"mapping_age": 1 << 32}):
+                refused(ValueError, next(iter(wrong)) + " is to be from 1", lambda: tilework.torch.enable(device="host", **wrong))
+            refused(TypeError, "float", lambda: tilework.torch.enable(device="host", limit=1e9))
+            tilework.torch.enable(device="host", mapping_age=7)
+            refused(RuntimeError, "other arguments", lambda: tilework.torch.enable(device="host", mapping_age=8))
+            def given(age):
+                options = _managers.options(None, None, None, age)
+                options.device = b"host"
+                _library.call("tilework_torch_configure", options)
+            given(7)
+            refused(RuntimeError, "with other options already", lambda: given(8))
+            refused(ValueError, "limit is to be from 1", lambda: tilework.torch.set_limit(-1))
+            """
+        )
+
     def test_the_profiler_is_told_of_memory(self):
         self.both(
             """

@@ -1,12 +1,39 @@
-"""What both runtimes' modules do with a manager: figures, trimming, traces."""
+"""What both runtimes' modules do with a manager: options, figures, trimming, traces."""
 
 from __future__ import annotations
 
 import ctypes
+import operator
 from types import TracebackType
 from typing import Callable
 
-from tilework._library import FIGURES, Figures, call
+from tilework._library import FIGURES, Figures, Options, call
+
+
+def number(name: str, value: int | None, most: int = (1 << 64) - 1) -> int:
+    """A number that an option says, from 1 on; 0, the library's word for what is not said, for None."""
+    if value is None:
+        return 0
+    found = operator.index(value)
+    if not 1 <= found <= most:
+        raise ValueError(f"{name} is to be from 1 to {most}, or None, not {value}")
+    return found
+
+
+def options(limit: int | None, heap_size: int | None, heap_age: int | None, mapping_age: int | None) -> Options:
+    """The options that both runtimes' modules take, for the library."""
+    ages = {"heap_age": heap_age, "mapping_age": mapping_age}
+    return Options(
+        size=ctypes.sizeof(Options),
+        heap_bytes=number("heap_size", heap_size),
+        limit_bytes=number("limit", limit),
+        **{name: number(name, age, (1 << 32) - 1) for name, age in ages.items()},
+    )
+
+
+def set_limit(manager: ctypes.c_void_p, limit: int | None) -> None:
+    """Limits what a manager holds, bytes; None lifts the limit."""
+    call("tilework_set_limit", manager, number("limit", limit))
 
 
 def stats(manager: ctypes.c_void_p) -> dict[str, int]:

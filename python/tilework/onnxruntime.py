@@ -24,7 +24,7 @@ import weakref
 from typing import Any, Callable, Iterable
 
 from tilework import _managers, _sessions
-from tilework._library import Error, Options, PATH, call
+from tilework._library import Error, PATH, call
 from tilework._managers import Recording
 from tilework._sessions import SessionGroup
 
@@ -70,6 +70,8 @@ def configure(
     cpu: bool = True,
     limit: int | None = None,
     heap_size: int | None = None,
+    heap_age: int | None = None,
+    mapping_age: int | None = None,
 ) -> None:
     """Says what Tilework serves, for the rest of the process; sessions get it by `session_options()`.
 
@@ -80,24 +82,29 @@ def configure(
         cpu: whether the host's memory is served.
         limit: the most physical memory that each device's manager may hold, bytes.
         heap_size: physical memory that is created at once when a manager grows, bytes.
+        heap_age: executions after which physical memory that none of them used is given back; None: 5. Under
+            `enable()` a run of any session is one.
+        mapping_age: executions that had to map memory after which a mapping that none of them used is undone; None: 5.
 
     Raises:
         RuntimeError: ONNX Runtime is missing or too old, or was given other memory already.
+        ValueError: a number below 1, or too large.
     """
     global _configured
     ort = _onnxruntime()
     devices = _gpus(ort) if cuda is None else sorted(set(cuda))
     if not devices and not cpu:
         raise RuntimeError("nothing is to be served: there is no GPU that ONNX Runtime uses, and cpu=False")
-    arguments = (devices, cpu, limit, heap_size)
+    settings = (limit, heap_size, heap_age, mapping_age)
+    arguments = (devices, cpu, *settings)
     if _configured is not None:
         if _configured == arguments:
             return
         raise RuntimeError("tilework.onnxruntime has served with other arguments already")
 
-    options = Options(size=ctypes.sizeof(Options), heap_bytes=heap_size or 0, limit_bytes=limit or 0)
+    options = _managers.options(*settings)
     # Without any, GPUs are as tilework.torch has them.
-    given = None if limit is None and heap_size is None else ctypes.byref(options)
+    given = None if settings == (None,) * len(settings) else ctypes.byref(options)
     call("tilework_ort_configure", given, cpu, (ctypes.c_int * len(devices))(*devices), len(devices))
     _configured = arguments
     _devices[:] = devices + [_CPU] * cpu
@@ -135,6 +142,8 @@ def enable(
     cpu: bool = True,
     limit: int | None = None,
     heap_size: int | None = None,
+    heap_age: int | None = None,
+    mapping_age: int | None = None,
 ) -> None:
     """Lets every `onnxruntime.InferenceSession` made from now on allocate from Tilework.
 
@@ -146,7 +155,7 @@ def enable(
         RuntimeError: as `configure()`.
     """
     global _enabled
-    configure(cuda, cpu, limit, heap_size)
+    configure(cuda, cpu, limit, heap_size, heap_age, mapping_age)
     if not _enabled:
         _wrap(_onnxruntime().InferenceSession)
         _enabled = True
@@ -369,7 +378,7 @@ def set_limit(limit: int | None, device: int | str | None = None) -> None:
     Raises:
         RuntimeError: weights that are not to leave hold more.
     """
-    call("tilework_set_limit", _manager(device), limit or 0)
+    _managers.set_limit(_manager(device), limit)
 
 
 def set_spill(spill: bool = True, device: int | str | None = None) -> None:

@@ -19,7 +19,7 @@ import warnings
 from typing import Any, Sequence
 
 from tilework import _groups, _hooks, _managers
-from tilework._library import Options, address, call, LIB, PATH
+from tilework._library import address, call, LIB, PATH
 from tilework._groups import Group
 from tilework._managers import Recording
 
@@ -63,6 +63,8 @@ def enable(
     heap_size: int | None = None,
     record: str | os.PathLike[str] | None = None,
     manager: str = "auto",
+    heap_age: int | None = None,
+    mapping_age: int | None = None,
 ) -> None:
     """Makes Tilework PyTorch's allocator for CUDA, for the rest of the process.
 
@@ -76,12 +78,17 @@ def enable(
         heap_size: physical memory that is created at once when a manager grows, bytes.
         record: where to write a trace of all requests, as `record()` does, until the process ends.
         manager: who serves: "auto" or "tiled", which are tiled where the GPU maps tiles, else placed.
+        heap_age: executions after which physical memory that none of them used is given back; None: 5.
+            `end_of_execution()` says what counts as one.
+        mapping_age: executions that had to map memory after which a mapping that none of them used is undone; None: 5.
 
     Raises:
         RuntimeError: PyTorch has no CUDA, has used it already, or has another allocator.
+        ValueError: a number below 1, or too large.
     """
     global _enabled
-    arguments = (device, limit, heap_size, None if record is None else os.fspath(record), manager)
+    path = None if record is None else os.fspath(record)
+    arguments = (device, limit, heap_size, path, manager, heap_age, mapping_age)
     if _enabled is not None:
         if _enabled == arguments:
             return
@@ -99,13 +106,9 @@ def enable(
     if torch.cuda.get_allocator_backend() == "pluggable":
         raise RuntimeError("PyTorch has another pluggable allocator already, and takes only one")
 
-    options = Options(
-        size=ctypes.sizeof(Options),
-        device=None if device is None else device.encode(),
-        manager=manager.encode(),
-        heap_bytes=heap_size or 0,
-        limit_bytes=limit or 0,
-    )
+    options = _managers.options(limit, heap_size, heap_age, mapping_age)
+    options.device = None if device is None else device.encode()
+    options.manager = manager.encode()
     call("tilework_torch_configure", ctypes.byref(options))
     plug = torch.cuda.memory.CUDAPluggableAllocator(str(PATH), "tilework_torch_alloc", "tilework_torch_free")
     for setter, function in _SETTERS.items():
@@ -293,7 +296,7 @@ def set_limit(limit: int | None, device: Any = None) -> None:
     Raises:
         RuntimeError: groups that are pinned hold more.
     """
-    call("tilework_set_limit", _manager(device), limit or 0)
+    _managers.set_limit(_manager(device), limit)
 
 
 def set_spill(spill: bool = True, device: Any = None) -> None:
