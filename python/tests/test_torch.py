@@ -238,6 +238,105 @@ class Torch(unittest.TestCase):
             """
         )
 
+    def test_a_group_is_removed_and_its_name_used_again(self):
+        self.program(
+            """
+            tilework.torch.enable(device="host")
+            group = tilework.torch.group("unet")
+            with group:
+                here, there = tensor(MIB), torch.empty(MIB, dtype=torch.uint8, device="cuda:1")
+            refused(RuntimeError, "unet", group.remove)
+            group.release()
+            del here
+            # Gone from one GPU, and in use on the other.
+            refused(RuntimeError, "unet", group.remove)
+            assert group.stats("cuda:1")["live"] == MIB and tilework.torch.group("unet") is group
+            assert group.evict("cuda:1") >= MIB
+            refused(RuntimeError, "unet", group.remove)
+            del there
+            with group.resident():
+                refused(RuntimeError, "pinned", group.remove)
+            group.release()
+            for _ in range(2):
+                group.remove()
+            assert tilework.torch.stats("cuda:1")["kept"] == 0
+            refused(RuntimeError, "group('unet') was removed", group.stats)
+            refused(RuntimeError, "was removed", group.__enter__)
+            refused(KeyError, "no group 'unet'", lambda: tilework.torch.evict("unet"))
+            again = tilework.torch.group("unet")
+            assert again is not group and again.stats()["pins"] == 1, again.stats()
+            for round in range(3):
+                with again:
+                    x = torch.full((MIB,), round, dtype=torch.int32).cuda()
+                assert again.evict() >= 4 * MIB and again.restore() >= 4 * MIB
+                assert (x.cpu() == round).all() and again.stats()["evictions"] == 1, again.stats()
+                del x
+                again.remove()
+                again = tilework.torch.group("unet")
+            """
+        )
+
+    def test_a_managed_module_takes_its_group_along(self):
+        self.program(
+            """
+            import copy, gc
+            from torch import nn
+            tilework.torch.enable(device="host")
+            def module():
+                return nn.Linear(512, 512, bias=False).requires_grad_(False)
+            names = []
+            for _ in range(3):
+                part = module()
+                values = part.weight.clone()
+                group = tilework.torch.manage(part)
+                names.append(group.name)
+                group.evict()
+                with group.resident():
+                    assert torch.equal(part.weight.cpu(), values)
+                group.evict()
+                del part
+                gc.collect()
+            assert names == ["Linear-0"] * 3, names
+            assert tilework.torch.stats()["live"] == 0 == tilework.torch.stats()["kept"], tilework.torch.stats()
+            refused(KeyError, "no group", lambda: tilework.torch.evict("Linear-0"))
+            refused(RuntimeError, "was removed", group.stats)
+            # What is live of the group keeps its name, and can still be brought back.
+            part = module()
+            group, weight = tilework.torch.manage(part, "unet"), part.weight
+            refused(ValueError, "a managed module 'unet' already", lambda: tilework.torch.manage(module(), "unet"))
+            group.evict()
+            del part
+            gc.collect()
+            refused(ValueError, "or something of one", lambda: tilework.torch.manage(module(), "unet"))
+            assert group.restore() == MIB
+            del weight
+            class Half(nn.Linear):
+                def forward(self, x):
+                    return self.weight.cpu()[: x]
+            # A copy lives on by itself.
+            part = Half(512, 512, bias=False).requires_grad_(False)
+            other = tilework.torch.manage(part, "unet")
+            assert group.removed and other.stats()["live"] == MIB
+            with other.resident():
+                twin = copy.deepcopy(part)
+            values = part(256)
+            del part
+            gc.collect()
+            tilework.torch.group("another")
+            assert other.removed and torch.equal(twin(256), values)
+            import inspect
+            assert list(inspect.signature(twin.forward).parameters) == ["x"]
+            # Made by hand, it stays.
+            by_hand = tilework.torch.group("by hand")
+            with by_hand:
+                part = module().cuda()
+            assert tilework.torch.manage(part, "by hand") is by_hand
+            del part
+            gc.collect()
+            assert tilework.torch.group("by hand") is by_hand and not by_hand.removed
+            """
+        )
+
     def test_statistics(self):
         self.both(
             """

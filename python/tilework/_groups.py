@@ -8,7 +8,8 @@ import functools
 import inspect
 import threading
 import types
-from typing import Any, Callable, Iterator, Sequence
+from collections import deque
+from typing import Any, Callable, Iterable, Iterator, Sequence
 
 from tilework._library import GROUP_FIGURES, OUT_OF_MEMORY, RESIDENCES, Error, GroupFigures, call
 
@@ -23,10 +24,19 @@ class Group:
     it, until memory lacks.
     """
 
-    def __init__(self, name: str, manager: Callable[[Any], ctypes.c_void_p], stream: Callable[[Any], int]):
+    def __init__(
+        self,
+        name: str,
+        manager: Callable[[Any], ctypes.c_void_p],
+        stream: Callable[[Any], int],
+        devices: Callable[[], Iterable[Any]],
+    ):
         self.name = name
+        self.removed = False
         self._manager = manager
         self._stream = stream
+        # Where it may be.
+        self._devices = devices
         self._lock = threading.Lock()
         # By manager: whether the pin that the group was made with is still there.
         self._kept: dict[int, bool] = {}
@@ -35,14 +45,20 @@ class Group:
         return f"tilework.torch.group({self.name!r})"
 
     def __enter__(self) -> Group:
+        self._check()
         call("tilework_torch_enter_group", self.name.encode())
         return self
 
     def __exit__(self, *_: Any) -> None:
         call("tilework_torch_leave_group")
 
+    def _check(self) -> None:
+        if self.removed:
+            raise RuntimeError(f"{self!r} was removed")
+
     def _member(self, device: Any) -> tuple[ctypes.c_void_p, int]:
         """A GPU's manager, and the group's number there."""
+        self._check()
         manager = self._manager(device)
         number = ctypes.c_uint32()
         call("tilework_group", manager, self.name.encode(), ctypes.byref(number))
@@ -146,12 +162,51 @@ class Group:
         """Lets the group be evicted when memory lacks, from now on. Whoever uses it then does so in `resident()`."""
         self._keep(*self._member(device), False)
 
+    def remove(self) -> None:
+        """Ends the group, on every GPU. Its name is free then, and this object is refused. Does nothing the second time.
+
+        Raises:
+            RuntimeError: tensors of it are live, or freed and waiting for a stream, or it is in `resident()`. It stays.
+        """
+        if self.removed:
+            return
+        for device in self._devices():
+            manager, number = self._member(device)
+            # With this pin one of somebody else's is seen.
+            kept = self._keep(manager, number, True)
+            try:
+                call("tilework_remove_group", manager, number)
+            except BaseException:
+                self._keep(manager, number, kept)
+                raise
+            with self._lock:
+                # Made again there, it is as at first.
+                self._kept.pop(manager.value or 0, None)
+        self.removed = True
+
     def stats(self, device: Any = None) -> dict[str, Any]:
         """Its figures: residence, pins, live, held, kept, evictions, restores, bytes_out, bytes_in."""
         figures = GroupFigures(size=ctypes.sizeof(GroupFigures))
         call("tilework_group_stats", *self._member(device), ctypes.byref(figures))
         found = {name: getattr(figures, name) for name in GROUP_FIGURES}
         return {"residence": RESIDENCES[figures.residence], **found}
+
+
+def remove_left(left: deque[Any]) -> None:
+    """Ends groups of what is gone. Those of which something is there yet, such as an output, are left for the next time.
+
+    Whoever collects may add to them meanwhile, on any thread.
+    """
+    for _ in range(len(left)):
+        try:
+            group = left.popleft()
+        except IndexError:
+            # Another thread had it.
+            return
+        try:
+            group.remove()
+        except RuntimeError:
+            left.append(group)
 
 
 def move(module: Any, group: Group, device: Any) -> None:
@@ -170,7 +225,8 @@ def watch(module: Any, group: Group, device: Any, methods: Sequence[str]) -> Non
         if inspect.iscoroutinefunction(getattr(module, name)):
             raise RuntimeError(f"{type(module).__name__}.{name} is a coroutine: use group.resident() in it instead")
     for name in found:
-        original = getattr(module, name)
+        # Not the module's, which a copy would keep alive.
+        original = getattr(type(module), name)
         run = _generator(name, group, device) if inspect.isgeneratorfunction(original) else _run(name, group, device)
         # A method of the instance: a copy of the module runs with its own parameters.
         setattr(module, name, types.MethodType(functools.wraps(original)(run), module))
@@ -178,8 +234,7 @@ def watch(module: Any, group: Group, device: Any, methods: Sequence[str]) -> Non
 
 def _run(name: str, group: Group, device: Any) -> Callable[..., Any]:
     def run(module: Any, *arguments: Any, **options: Any) -> Any:
-        _check(module, group, arguments, options)
-        with group.resident(device):
+        with _resident(module, group, device, arguments, options):
             return getattr(type(module), name)(module, *arguments, **options)
 
     return run
@@ -187,11 +242,21 @@ def _run(name: str, group: Group, device: Any) -> Callable[..., Any]:
 
 def _generator(name: str, group: Group, device: Any) -> Callable[..., Any]:
     def run(module: Any, *arguments: Any, **options: Any) -> Any:
-        _check(module, group, arguments, options)
-        with group.resident(device):
+        with _resident(module, group, device, arguments, options):
             yield from getattr(type(module), name)(module, *arguments, **options)
 
     return run
+
+
+def _resident(
+    module: Any, group: Group, device: Any, arguments: Any, options: Any
+) -> contextlib.AbstractContextManager[Any]:
+    """What a call of a managed module runs in."""
+    if group.removed:
+        # The module is a copy of one that is gone: its parameters are elsewhere.
+        return contextlib.nullcontext()
+    _check(module, group, arguments, options)
+    return group.resident(device)
 
 
 def _check(module: Any, group: Group, arguments: Any, options: Any) -> None:

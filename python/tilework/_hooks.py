@@ -51,6 +51,14 @@ def ordinal(device: Any) -> int:
     return ordinal(device.index)
 
 
+def in_use() -> list[int]:
+    """The GPUs that the process has a context on; none before PyTorch has begun with CUDA, and in a forked child."""
+    if not torch.cuda.is_initialized():
+        return []
+    C: Any = torch._C
+    return [gpu for gpu in range(torch.cuda.device_count()) if C._cuda_hasPrimaryContext(gpu)]
+
+
 def memory_stats(device: int) -> dict[str, Any]:
     """The nested dictionary of torch._C._cuda_memoryStats()."""
     figures = (ctypes.c_int64 * _COUNT)()

@@ -25,13 +25,14 @@ class SessionGroup(Group):
     """
 
     def __init__(self, name: str, number: int, manager: Callable[[int], ctypes.c_void_p]):
-        super().__init__(name, lambda _: manager(number), lambda _: 0)
+        super().__init__(name, lambda _: manager(number), lambda _: 0, lambda: (None,))
         self._number = number
 
     def __repr__(self) -> str:
         return f"tilework.onnxruntime.group({self.name!r})"
 
     def __enter__(self) -> SessionGroup:
+        self._check()
         call("tilework_ort_enter_group", self._number, self.name.encode())
         return self
 
@@ -48,14 +49,6 @@ class SessionGroup(Group):
                 raise
             raise MemoryError(f"the weights of {self.name!r} do not fit: {error}") from None
         return copied.value
-
-    def remove(self) -> bool:
-        """Ends the group, if nothing of its session is left."""
-        try:
-            call("tilework_remove_group", *self._member(None))
-        except Error:
-            return False
-        return True
 
 
 @functools.cache

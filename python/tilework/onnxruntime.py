@@ -21,9 +21,10 @@ import tempfile
 import threading
 import warnings
 import weakref
+from collections import deque
 from typing import Any, Callable, Iterable
 
-from tilework import _managers, _sessions
+from tilework import _groups, _managers, _sessions
 from tilework._library import Error, PATH, call
 from tilework._managers import Recording
 from tilework._sessions import SessionGroup
@@ -58,7 +59,7 @@ _enabled = False
 _devices: list[int] = []
 # Managed sessions by the names of their groups, and groups whose session is gone.
 _sessions_by_name: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
-_left: list[SessionGroup] = []
+_left: deque[SessionGroup] = deque()
 # Held while a managed session is made.
 _making = threading.Lock()
 # Where something is being recorded.
@@ -280,13 +281,10 @@ def _managed(
     named: dict[str, Any],
 ) -> Any:
     ort = _onnxruntime()
-    # A session may be collected meanwhile, and add to them.
-    for left in list(_left):
-        if left.remove():
-            _left.remove(left)
+    _groups.remove_left(_left)
     if name is None:
         stem = "session" if isinstance(model, bytes) else os.path.basename(os.fspath(model))
-        taken = {*_sessions_by_name, *(left.name for left in _left)}
+        taken = {*_sessions_by_name, *(left.name for left in list(_left))}
         name = next(n for n in (f"{stem}-{count}" for count in range(len(taken) + 1)) if n not in taken)
     elif name in _sessions_by_name:
         raise ValueError(f"there is a managed session {name!r} already")

@@ -15,7 +15,10 @@ from __future__ import annotations
 import atexit
 import ctypes
 import os
+import threading
 import warnings
+import weakref
+from collections import deque
 from typing import Any, Sequence
 
 from tilework import _groups, _hooks, _managers
@@ -188,10 +191,14 @@ def _stream(device: Any) -> int:
 
 
 _known: dict[str, Group] = {}
+_naming = threading.Lock()
+# Groups that `manage()` made; and of these, those whose module is gone.
+_managed: weakref.WeakSet[Group] = weakref.WeakSet()
+_left: deque[Group] = deque()
 
 
 def group(name: str) -> Group:
-    """The group of this name; what the thread allocates in its `with` block belongs to it.
+    """The group of this name; what the thread allocates in its `with` block belongs to it. `Group.remove()` ends it.
 
     Allocations of other threads, those of a backward pass among them, do not. Example::
 
@@ -200,12 +207,23 @@ def group(name: str) -> Group:
         tilework.torch.evict("unet")
     """
     _check()
-    return _known.setdefault(name, Group(name, _manager, _stream))
+    _forget()
+    with _naming:
+        return _known.setdefault(name, Group(name, _manager, _stream, _hooks.in_use))
+
+
+def _forget() -> None:
+    """Lets names be used again of groups that were removed, and of modules that are gone."""
+    _groups.remove_left(_left)
+    with _naming:
+        for name in [name for name, known in _known.items() if known.removed]:
+            del _known[name]
 
 
 def _named(group_or_name: Group | str) -> Group:
     if isinstance(group_or_name, Group):
         return group_or_name
+    _forget()
     if group_or_name not in _known:
         raise KeyError(f"there is no group {group_or_name!r}: tilework.torch.group() and manage() make them")
     return _known[group_or_name]
@@ -240,12 +258,15 @@ def manage(
 ) -> Group:
     """Gives a module a group of its own that is on the GPU while the module runs, and leaves when memory lacks.
 
-    Its parameters and buffers move to the GPU, in memory of the group; not if a group of this name is there already:
+    Its parameters and buffers move to the GPU, in memory of the group; not if `group()` has made one of this name:
     then they were made in its `with` block. Each call of one of its `methods` first brings
     them back if they are gone, which may send other managed groups away under the limit, and keeps them until it
     returns. What the call allocates belongs to no group and stays. For inference: a call that would record gradients,
     or be captured in a CUDA graph, is refused. Outside of these methods nothing may touch the parameters, unless in
     `with group.resident():`, and what moves them, such as `.half()`, takes them out of the group.
+
+    The group goes with the module: once that is collected, and nothing is live of what was in it, its name is free. Python
+    collects a managed module like what refers to itself, in `gc.collect()` or before long. A group that `group()` made stays.
 
     Args:
         module: a torch.nn.Module.
@@ -254,14 +275,21 @@ def manage(
         methods: by what the module is run; those it does not have do not matter.
         constant: its parameters and buffers do not change any more: their copy on the host is kept, and only the
             first eviction copies. See `Group.set_constant()`.
+
+    Raises:
+        ValueError: there is a managed module of this name, or something is live of one.
+        RuntimeError: one of the methods is a coroutine.
     """
     _check()
+    _forget()
     if name is None:
         kind = type(module).__name__
         name = next(n for n in (f"{kind}-{count}" for count in range(len(_known) + 1)) if n not in _known)
     # The same GPU in every thread, whatever is current there.
     gpu = _hooks.ordinal(device)
     is_there = name in _known
+    if is_there and _known[name] in _managed:
+        raise ValueError(f"there is a managed module {name!r} already, or something of one")
     member = group(name)
     try:
         if not is_there:
@@ -272,8 +300,12 @@ def manage(
     except BaseException:
         if not is_there:
             # What moved already stays where it is, and the name is free.
-            _known.pop(name, None)
+            with _naming:
+                _known.pop(name, None)
         raise
+    if not is_there:
+        _managed.add(member)
+        weakref.finalize(module, _left.append, member).atexit = False
     return member
 
 
