@@ -115,6 +115,113 @@ class Torch(unittest.TestCase):
             """
         )
 
+    def test_an_unchanged_training_program_gives_a_burst_back(self):
+        self.program(
+            """
+            def burst_and_steps(steps, *optimizers):
+                kept, burst = tensor(1), tensor(20 * MIB)
+                del burst
+                count = 0
+                while tilework.torch.stats()["held"] > 8 * MIB and count < 99:
+                    for optimizer in optimizers: optimizer.step()
+                    count += 1
+                    steps()
+                return count
+            def optimizer():
+                parameter = torch.nn.Parameter(torch.ones(4))
+                parameter.grad = torch.ones(4)
+                return torch.optim.SGD([parameter], lr=0.1)
+            nothing = lambda: None
+            refused(ValueError, "steps is to be from 1", lambda: tilework.torch.enable(device="host", steps=0))
+            tilework.torch.enable(device="host", heap_size=8 * MIB, heap_age=2, steps=4)
+            one = optimizer()
+            for _ in range(9): one.step()
+            tilework.torch.end_of_execution()
+            # Three executions, each over with the next one's first step.
+            assert burst_and_steps(nothing, one) == 13
+            tilework.torch.end_of_execution()
+            # Two by turns, and one for each parameter.
+            assert burst_and_steps(nothing, one, *(optimizer() for _ in range(30))) == 13
+            # Who tells the clock himself has no other.
+            tilework.torch.end_of_execution()
+            told = iter(range(99))
+            assert burst_and_steps(lambda: next(told) % 3 == 2 and tilework.torch.end_of_execution(), one) == 9
+            # A compiled step is not counted, and compiles as without.
+            tilework.torch.end_of_execution()
+            compiled = torch.compile(lambda: one.step(), backend="eager")
+            before = one.param_groups[0]["params"][0].clone()
+            assert burst_and_steps(compiled) == 99
+            assert not torch.equal(before, one.param_groups[0]["params"][0])
+            """
+        )
+        self.program(
+            """
+            tilework.torch.enable(device="host", heap_size=8 * MIB, heap_age=1, steps=None)
+            from torch.optim import optimizer
+            assert not optimizer._global_optimizer_post_hooks
+            """
+        )
+
+    def test_executions_are_blocks_or_functions(self):
+        self.program(
+            """
+            import os
+            def age(body):
+                kept, burst = tensor(1), tensor(20 * MIB)
+                del burst
+                count = 0
+                while tilework.torch.stats()["held"] > 8 * MIB and count < 9:
+                    body()
+                    count += 1
+                return count
+            @tilework.torch.execution()
+            def request():
+                return 7
+            refused(RuntimeError, "enable() was not called", request)
+            tilework.torch.enable(device="host", heap_size=8 * MIB, heap_age=2)
+            with tilework.torch.execution():
+                assert not torch.cuda.is_initialized()
+            def fails():
+                try: tilework.torch.execution()(lambda: 1 / 0)()
+                except ZeroDivisionError: pass
+            def nested():
+                with tilework.torch.execution():
+                    for _ in range(5): assert request() == 7
+            for body in (request, nested, fails):
+                assert age(body) == 3, body
+            # On every GPU.
+            away = torch.empty(20 * MIB, dtype=torch.uint8, device="cuda:1")
+            del away
+            for _ in range(3): request()
+            assert tilework.torch.stats(1)["held"] == 0
+            # Threads, and what runs by turns on one, have executions of their own.
+            import asyncio
+            async def overlapping():
+                async def one(naps):
+                    with tilework.torch.execution():
+                        for _ in range(naps): await asyncio.sleep(0)
+                await asyncio.gather(one(1), one(3))
+            assert age(lambda: asyncio.run(overlapping())) == 2
+            # Not while a graph is captured.
+            calls = []
+            real = _library.LIB.tilework_end_of_execution
+            _library.LIB.tilework_end_of_execution = lambda manager: calls.append(real(manager)) or calls[-1]
+            with torch.cuda.graph(torch.cuda.CUDAGraph()):
+                request()
+                assert not calls
+            request()
+            assert calls == [0, 0]
+            # A GPU that has failed is told of by what needs it.
+            _library.LIB.tilework_end_of_execution = lambda manager: 4
+            assert request() == 7
+            child = os.fork()
+            if child == 0:
+                _library.LIB.tilework_end_of_execution = calls.append
+                os._exit(0 if request() == 7 and len(calls) == 2 else 1)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            """
+        )
+
     def test_the_profiler_is_told_of_memory(self):
         self.both(
             """

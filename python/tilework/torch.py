@@ -13,15 +13,16 @@ sentence. `docs/pytorch.md` has the table.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import os
 import threading
 import warnings
 import weakref
 from collections import deque
-from typing import Any, Sequence
+from typing import Any, Iterator, Sequence
 
-from tilework import _groups, _hooks, _managers
+from tilework import _clock, _groups, _hooks, _managers
 from tilework._library import address, call, LIB, PATH
 from tilework._groups import Group
 from tilework._managers import Recording
@@ -31,6 +32,7 @@ __all__ = [
     "enable",
     "end_of_execution",
     "evict",
+    "execution",
     "forget_stream",
     "group",
     "manage",
@@ -68,6 +70,7 @@ def enable(
     manager: str = "auto",
     heap_age: int | None = None,
     mapping_age: int | None = None,
+    steps: int | None = 100,
 ) -> None:
     """Makes Tilework PyTorch's allocator for CUDA, for the rest of the process.
 
@@ -84,6 +87,7 @@ def enable(
         heap_age: executions after which physical memory that none of them used is given back; None: 5.
             `end_of_execution()` says what counts as one.
         mapping_age: executions that had to map memory after which a mapping that none of them used is undone; None: 5.
+        steps: how many steps of an optimizer are an execution. None: steps are not counted.
 
     Raises:
         RuntimeError: PyTorch has no CUDA, has used it already, or has another allocator.
@@ -91,7 +95,7 @@ def enable(
     """
     global _enabled
     path = None if record is None else os.fspath(record)
-    arguments = (device, limit, heap_size, path, manager, heap_age, mapping_age)
+    arguments = (device, limit, heap_size, path, manager, heap_age, mapping_age, steps)
     if _enabled is not None:
         if _enabled == arguments:
             return
@@ -112,12 +116,15 @@ def enable(
     options = _managers.options(limit, heap_size, heap_age, mapping_age)
     options.device = None if device is None else device.encode()
     options.manager = manager.encode()
+    counted = _managers.number("steps", steps)
     call("tilework_torch_configure", ctypes.byref(options))
     plug = torch.cuda.memory.CUDAPluggableAllocator(str(PATH), "tilework_torch_alloc", "tilework_torch_free")
     for setter, function in _SETTERS.items():
         getattr(plug.allocator(), setter)(address(function))
     torch.cuda.memory.change_current_allocator(plug)
     _hooks.install(LIB.tilework_torch_patch())
+    if counted:
+        _clock.follow_optimizers(counted, _end_on)
     _enabled = arguments
 
     atexit.register(_at_exit)
@@ -178,9 +185,36 @@ def trim(device: Any = None) -> int:
 
 
 def end_of_execution(device: Any = None) -> None:
-    """Tells that a step or a request is done: what was not used for some of them is given back, beside the program
-    where it is much."""
+    """Tells that a request, or an image, is done on a GPU; the current one if None.
+
+    It is the clock by which memory grows old: what some executions did not use is given back, beside the program where
+    it is much. It ticks here, at the end of `execution()`, and in training by itself, each time an optimizer has stepped
+    `steps` times (`enable()`) since it ticked last. It does not tick by itself in inference, where PyTorch does not tell
+    what belongs to one request: a call of a module, of one that `manage()` looks after too, may be any part of it.
+    """
+    _clock.begin()
     call("tilework_end_of_execution", _manager(device))
+
+
+def _end_on(gpu: int) -> None:
+    call("tilework_end_of_execution", _manager(gpu))
+
+
+@contextlib.contextmanager
+def execution() -> Iterator[None]:
+    """A block, or what a function does, that is one execution: its end ticks as `end_of_execution()` does, on each GPU.
+
+    Of blocks in each other only the outermost ticks. Nothing ticks while the current stream is being captured. Example::
+
+        with tilework.torch.execution():
+            image = pipe(prompt).images[0]
+
+        @tilework.torch.execution()
+        def answer(request): ...
+    """
+    _check()
+    with _clock.execution(_end_on):
+        yield
 
 
 def _stream(device: Any) -> int:
