@@ -100,6 +100,29 @@ class Hooks(unittest.TestCase):
         free(at, MIB, 0, None)
         LIB.tilework_torch_record_stream(at, 7)
 
+    def test_what_is_freed_twice_or_is_not_ours_does_nothing(self):
+        kept, freed = alloc(MIB, 0, None), alloc(MIB, 0, None)
+        ctypes.memset(kept, 7, MIB)
+        free(freed, MIB, 0, None)
+        before = list(self.figures())
+        ours = ctypes.create_string_buffer(b"not Tilework's", 4096)
+        foreign = ctypes.addressof(ours)
+        # The last one is a block, of another GPU.
+        for at, device in ((freed, 0), (foreign, 0), (16, 0), (kept + 4096, 0), (2**64 - 1, 0), (kept, 1)):
+            free(at, MIB, device, None)
+            if at != kept:
+                LIB.tilework_torch_record_stream(at, 7)
+        self.assertEqual(list(self.figures()), before)
+        size = ctypes.c_size_t(5)
+        self.assertEqual((base(foreign, ctypes.byref(size)), size.value), (foreign, 5))
+        self.assertEqual(base(foreign, None), foreign)
+        self.assertEqual(ours.value, b"not Tilework's")
+        again = alloc(MIB, 0, None)
+        ctypes.memset(again, 8, MIB)
+        self.assertEqual(ctypes.string_at(kept, MIB), bytes([7]) * MIB)
+        for at in (again, kept):
+            free(at, MIB, 0, None)
+
     def test_a_filter_is_copied_asked_and_destroyed(self):
         function = Function(lambda stream: stream == 7)
         LIB.tilework_torch_begin_allocate_to_pool(0, 5, 6, ctypes.byref(function))

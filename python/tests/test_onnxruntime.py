@@ -233,6 +233,25 @@ class Sessions(Programs):
             """
         )
 
+    def test_gpus_that_are_not_there_are_refused_before_any_session(self):
+        self.program(
+            """
+            if "CUDAExecutionProvider" not in ort.get_available_providers():
+                refused(ValueError, "no GPU 7 for ONNX Runtime: this package has no CUDA provider", lambda: tw.enable(cuda=[7]))
+            real = ort.get_available_providers
+            ort.get_available_providers = lambda: ["CUDAExecutionProvider", *real()]
+            tw._gpus = lambda _: []
+            refused(ValueError, "no GPU 0 for ONNX Runtime: no NVIDIA driver", lambda: tw.configure(cuda=[0]))
+            tw._gpus = lambda _: [0, 1]
+            refused(ValueError, "no GPU 7 for ONNX Runtime: the number of GPUs is 2", lambda: tw.enable(cuda=[0, 7]))
+            refused(ValueError, "no GPU -1", lambda: tw.enable(cuda=[-1]))
+            # Nothing is settled by what was refused.
+            tw.enable(cuda=[])
+            session().run(None, picture(32))
+            assert tw.stats()["allocations"] > 0
+            """
+        )
+
     def test_what_is_refused(self):
         self.program(
             """

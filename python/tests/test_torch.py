@@ -1,5 +1,6 @@
 """PyTorch itself under Tilework, its GPUs faked: each test is a program of its own."""
 
+import os
 import tempfile
 import textwrap
 import unittest
@@ -39,9 +40,9 @@ class Torch(unittest.TestCase):
     def tearDownClass(cls):
         cls.folder.cleanup()
 
-    def program(self, body, start=""):
+    def program(self, body, start="", environment=None):
         source = START + start + textwrap.dedent(body) + "\nprint('done')\n"
-        result = fake_cuda.run(source, self.environment)
+        result = fake_cuda.run(source, environment or self.environment)
         self.assertEqual((result.returncode, result.stdout[-5:]), (0, "done\n"), result.stdout + result.stderr)
 
     def both(self, body):
@@ -441,6 +442,106 @@ class Torch(unittest.TestCase):
             del part
             gc.collect()
             assert tilework.torch.group("by hand") is by_hand and not by_hand.removed
+            """
+        )
+
+    def test_contents_may_be_dropped_or_are_constant(self):
+        self.program(
+            """
+            from torch import nn
+            tilework.torch.enable(device="host")
+            group = tilework.torch.group("cache")
+            with group:
+                cache = tensor(4 * MIB)
+            place = cache.data_ptr()
+            assert tilework.torch.discard("cache") >= 4 * MIB
+            figures = group.stats()
+            assert (figures["residence"], figures["kept"], figures["bytes_out"]) == ("evicted", 0, 0), figures
+            assert tilework.torch.discard(group) == 0 == tilework.torch.restore("cache")
+            assert cache.data_ptr() == place and group.stats()["live"] == 4 * MIB
+            cache.copy_(torch.full((4 * MIB,), 7, dtype=torch.uint8))
+            assert group.evict() >= 4 * MIB and group.restore() >= 4 * MIB and (cache.cpu() == 7).all()
+            class Part(nn.Linear):
+                def forward(self):
+                    return self.weight.cpu()
+            for constant in (True, False):
+                part = Part(512, 512, bias=False).requires_grad_(False)
+                values = part.weight.clone()
+                group = tilework.torch.manage(part, constant=constant)
+                for round in range(1, 4):
+                    assert group.evict() >= MIB and torch.equal(part(), values)
+                    figures = group.stats()
+                    assert figures["bytes_out"] == (MIB if constant else round * MIB), figures
+                    assert figures["kept"] == (MIB if constant else 0) and figures["restores"] == round, figures
+            """
+        )
+
+    def test_memory_of_the_host_where_nothing_else_is_left(self):
+        self.program(
+            """
+            tilework.torch.enable(device="host", limit=16 * MIB)
+            first = tensor(12 * MIB)
+            refused(torch.OutOfMemoryError, "CUDA out of memory", lambda: tensor(12 * MIB))
+            tilework.torch.set_spill()
+            second = tensor(12 * MIB)
+            pattern = torch.arange(12 * MIB, dtype=torch.int64).to(torch.uint8)
+            for x in (first, second): x.copy_(pattern)
+            figures = tilework.torch.stats()
+            assert figures["spilled"] >= 8 * MIB and figures["held"] <= 16 * MIB, figures
+            assert all(torch.equal(x.cpu(), pattern) for x in (first, second))
+            del second, x
+            tilework.torch.trim()
+            assert tilework.torch.stats()["spilled"] == 0
+            tilework.torch.set_spill(False)
+            refused(torch.OutOfMemoryError, "CUDA out of memory", lambda: tensor(12 * MIB))
+            assert torch.equal(first.cpu(), pattern)
+            """
+        )
+
+    def test_memory_comes_in_heaps_as_long_as_was_said(self):
+        for heap_size, held in (("2 * MIB", 2), ("None", 16)):
+            self.program(
+                f"""
+                tilework.torch.enable(device="host", heap_size={heap_size})
+                tensor(16 * MIB)
+                kept = tensor(MIB)
+                # A heap goes when nothing of it is in use.
+                tilework.torch.trim()
+                assert tilework.torch.stats()["held"] == {held} * MIB, tilework.torch.stats()
+                """
+            )
+
+    def test_a_gpu_that_is_not_there(self):
+        self.program(
+            """
+            tilework.torch.enable(device="host")
+            for device, name in (("cuda:9", "cuda:9"), (2, "cuda:2"), (-1, "cuda:-1"), (200, "cuda:200")):
+                words = f"there is no {name}: the number of GPUs that PyTorch sees is 2"
+                refused(ValueError, words, lambda: tilework.torch.stats(device))
+            refused(ValueError, "there is no cuda:2", lambda: tilework.torch.manage(torch.nn.Linear(1, 1), device="cuda:2"))
+            refused(ValueError, "there is no cuda:2", lambda: tilework.torch.group("a").stats("cuda:2"))
+            refused(ValueError, "expected a cuda device", lambda: tilework.torch.trim("cpu"))
+            assert tilework.torch.stats("cuda:1")["live"] == 0
+            """
+        )
+
+    def test_no_gpu(self):
+        # PyTorch for CUDA, with nothing preloaded: here is neither a driver nor a GPU.
+        source = """
+            tilework.torch.enable()
+            assert torch.ones(3).sum() == 3 and not torch.cuda.is_available()
+            refused(RuntimeError, "driver", lambda: tensor(1))
+            for body in (tilework.torch.stats, tilework.torch.trim, lambda: tilework.torch.stats("cuda:9")):
+                refused(RuntimeError, "no NVIDIA driver was found", body)
+            with tilework.torch.execution(): pass
+            """
+        self.program(source, environment=dict(os.environ))
+        # PyTorch for the CPU only.
+        self.program(
+            """
+            del torch._C._cuda_customAllocator
+            refused(RuntimeError, "this build of PyTorch has no CUDA", tilework.torch.enable)
+            refused(RuntimeError, "enable() was not called", tilework.torch.stats)
             """
         )
 

@@ -44,6 +44,10 @@ def ordinal(device: Any) -> int:
     if device is None:
         return torch.cuda.current_device() if torch.cuda.is_initialized() else 0
     if isinstance(device, int):
+        count = torch.cuda.device_count()
+        # Where there is none at all, the library knows why.
+        if count and not 0 <= device < count:
+            raise ValueError(f"there is no cuda:{device}: the number of GPUs that PyTorch sees is {count}")
         return device
     device = torch.device(device)
     if device.type != "cuda":

@@ -89,11 +89,11 @@ def configure(
 
     Raises:
         RuntimeError: ONNX Runtime is missing or too old, or was given other memory already.
-        ValueError: a number below 1, or too large.
+        ValueError: a GPU that is not there for it; a number below 1, or too large.
     """
     global _configured
     ort = _onnxruntime()
-    devices = _gpus(ort) if cuda is None else sorted(set(cuda))
+    devices = _gpus(ort) if cuda is None else _checked(ort, cuda)
     if not devices and not cpu:
         raise RuntimeError("nothing is to be served: there is no GPU that ONNX Runtime uses, and cpu=False")
     settings = (limit, heap_size, heap_age, mapping_age)
@@ -319,7 +319,7 @@ def _device_of(providers: Any, provider_options: Any) -> int:
     options = list(provider_options or [])
     for at, entry in enumerate(providers or []):
         named, given = entry if isinstance(entry, (tuple, list)) else (entry, options[at] if at < len(options) else {})
-        if named == "CUDAExecutionProvider":
+        if named == _CUDA:
             return _served(int(given.get("device_id", 0)))
     return _served("cpu")
 
@@ -398,9 +398,26 @@ def _onnxruntime() -> Any:
     return ort
 
 
+_CUDA = "CUDAExecutionProvider"
+
+
+def _checked(ort: Any, cuda: Iterable[int]) -> list[int]:
+    """The numbers of GPUs that a user gives."""
+    numbers, there = sorted(set(cuda)), _gpus(ort)
+    for number in numbers:
+        if number in there:
+            continue
+        if _CUDA not in ort.get_available_providers():
+            reason = "this package has no CUDA provider, as onnxruntime-gpu has"
+        else:
+            reason = f"the number of GPUs is {len(there)}" if there else "no NVIDIA driver with a GPU was found"
+        raise ValueError(f"there is no GPU {number} for ONNX Runtime: {reason}")
+    return numbers
+
+
 def _gpus(ort: Any) -> list[int]:
     """The GPUs that there are for the CUDA provider."""
-    if "CUDAExecutionProvider" not in ort.get_available_providers():
+    if _CUDA not in ort.get_available_providers():
         return []
     try:
         driver = ctypes.CDLL("libcuda.so.1")

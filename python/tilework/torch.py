@@ -75,7 +75,8 @@ def enable(
     """Makes Tilework PyTorch's allocator for CUDA, for the rest of the process.
 
     Call it before the first CUDA tensor; later it raises RuntimeError, since PyTorch does not change its
-    allocator any more. Calling it again with the same arguments does nothing.
+    allocator any more. Calling it again with the same arguments does nothing. Where there is no driver or no GPU a
+    program that then stays on the CPU is none the worse: who asks for a CUDA tensor, or for `stats()`, is told.
 
     Args:
         device: whose memory. None: the GPU that PyTorch asks for. Another device of Tilework, such as
