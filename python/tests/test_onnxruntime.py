@@ -344,6 +344,55 @@ class Managed(Programs):
             """
         )
 
+    def test_every_session_is_managed_where_enable_says_so(self):
+        self.program(
+            """
+            latent = {"latent": np.random.default_rng(0).standard_normal((1, 4, 8, 8)).astype(np.float32)}
+            before = session()
+            small = before.run(None, picture(32))[0].tobytes()
+            plain = session(VAE)
+            expected = plain.run(None, latent)[0].tobytes()
+            del plain
+            tw.enable(limit=300 * MIB, manage=True)
+            tw.enable(limit=300 * MIB, manage=True)
+            refused(RuntimeError, "manage=True", lambda: tw.enable(limit=300 * MIB))
+            # An unchanged program from here on.
+            class Own(ort.InferenceSession):
+                pass
+            one = session(VAE)
+            two = Own(path_or_bytes=VAE, sess_options=ort.SessionOptions(), providers=["CPUExecutionProvider"])
+            sessions = [one, two]
+            for _ in range(2):
+                for at, served in enumerate(sessions):
+                    assert served.run(None, latent)[0].tobytes() == expected
+                    states = [tw.group(each).stats()["residence"] for each in (served, sessions[1 - at])]
+                    assert states == ["resident", "evicted"], states
+            assert tw.stats()["peak_held"] <= 300 * MIB and tw.stats()["live"] > 360 * MIB, tw.stats()
+            figures = [tw.group(served).stats() for served in sessions]
+            assert all(f["pins"] == 0 and f["bytes_out"] == f["kept"] > 180 * MIB for f in figures), figures
+            names = [tw.group(served).name for served in sessions]
+            assert names == ["sdxl-vae-decoder.onnx-0", "sdxl-vae-decoder.onnx-1"], names
+            binding = one.io_binding()
+            binding.bind_cpu_input("latent", latent["latent"])
+            binding.bind_output("out")
+            tw.evict(names[0])
+            one.run_with_iobinding(binding)
+            assert binding.copy_outputs_to_cpu()[0].tobytes() == expected
+            refused(RuntimeError, "does not run_async", lambda: two.run_async(None, latent, print, None))
+            # By hand as well, and from before as before.
+            conv = tw.manage(CONV, providers=["CPUExecutionProvider"], name="conv")
+            tw.evict("conv")
+            assert conv.run(None, picture(32))[0].tobytes() == small == before.run(None, picture(32))[0].tobytes()
+            assert tw.group("conv").stats()["pins"] == 0
+            refused(ValueError, "is no managed session", lambda: tw.group(before))
+            refused(Exception, "absent.onnx", lambda: session("absent.onnx"))
+            del one, two, served, sessions, binding, conv
+            gc.collect()
+            again = session(VAE)
+            assert tw.group(again).name == names[0] and again.run(None, latent)[0].tobytes() == expected
+            """
+        )
+
     def test_by_hand_and_by_name(self):
         self.program(
             """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib
@@ -62,9 +63,9 @@ def kind() -> Any:
         tilework_group: SessionGroup
 
         def run_async(self, *arguments: Any, **named: Any) -> None:
-            raise RuntimeError("a managed session does not run_async: its weights could leave before it is done")
+            _refuse_async()
 
-    def resident(name: str) -> Callable[..., Any]:
+    def in_residence(name: str) -> Callable[..., Any]:
         @functools.wraps(getattr(ort.InferenceSession, name))
         def run(self: Any, *arguments: Any, **named: Any) -> Any:
             with self.tilework_group.resident():
@@ -75,8 +76,23 @@ def kind() -> Any:
 
     for name in RUNS:
         if hasattr(ort.InferenceSession, name):
-            setattr(ManagedSession, name, resident(name))
+            setattr(ManagedSession, name, in_residence(name))
     return ManagedSession
+
+
+def _refuse_async() -> None:
+    raise RuntimeError("a managed session does not run_async: its weights could leave before it is done")
+
+
+def resident(session: Any, run: str) -> contextlib.AbstractContextManager[Any]:
+    """What a session runs in by its method `run`, where the class does not see to it itself."""
+    group = getattr(session, "tilework_group", None)
+    if group is None or isinstance(session, kind()):
+        return contextlib.nullcontext()
+    if run not in RUNS:
+        _refuse_async()
+    within: contextlib.AbstractContextManager[Any] = group.resident()
+    return within
 
 
 def converted(model: Any, options: Any, folder: str, named: dict[str, Any]) -> tuple[Any, str | None]:

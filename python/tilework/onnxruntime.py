@@ -55,7 +55,8 @@ _ENTRY = "session.use_env_allocators"
 _CPU = -1
 
 _configured: tuple[Any, ...] | None = None
-_enabled = False
+# Whether `enable()` manages sessions; None before it was called.
+_enabled: bool | None = None
 _devices: list[int] = []
 # Managed sessions by the names of their groups, and groups whose session is gone.
 _sessions_by_name: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
@@ -145,6 +146,7 @@ def enable(
     heap_size: int | None = None,
     heap_age: int | None = None,
     mapping_age: int | None = None,
+    manage: bool = False,
 ) -> None:
     """Lets every `onnxruntime.InferenceSession` made from now on allocate from Tilework.
 
@@ -152,26 +154,36 @@ def enable(
     Runtime raises for a lack of memory has Tilework's figures in it. Sessions made before stay as they are.
     A session that captures CUDA graphs keeps its own memory, with a warning.
 
+    Args:
+        manage: whether each session's weights are a group, as `manage()` makes them: there while it runs, and leaving
+            when memory lacks under the limit. `group(session)` is the group. The program must not call `run_async`, and its
+            models have no operators that `manage()` takes `constant=False` for.
+
     Raises:
-        RuntimeError: as `configure()`.
+        RuntimeError, ValueError: as `configure()`.
     """
     global _enabled
     configure(cuda, cpu, limit, heap_size, heap_age, mapping_age)
-    if not _enabled:
-        _wrap(_onnxruntime().InferenceSession)
-        _enabled = True
+    if _enabled is None:
+        _wrap(_onnxruntime().InferenceSession, manage)
+        _enabled = manage
+    elif _enabled != manage:
+        raise RuntimeError(f"tilework.onnxruntime.enable() was called before with manage={_enabled}")
 
 
-def _wrap(session: Any) -> None:
+def _wrap(session: Any, manages: bool) -> None:
     make = session.__init__
     signature = inspect.signature(make)
+    # Whatever ONNX Runtime calls it.
+    model = list(signature.parameters)[1]
     # Sessions from before have no part in it.
     mark = "_tilework_serves"
 
     @functools.wraps(make)
     def init(self: Any, *arguments: Any, **named: Any) -> None:
         bound = signature.bind(self, *arguments, **named)
-        if _captures(bound.arguments):
+        given = bound.arguments
+        if _captures(given):
             warnings.warn(
                 "a session with enable_cuda_graph keeps ONNX Runtime's own memory: a captured graph uses its "
                 "memory after it was freed",
@@ -179,9 +191,21 @@ def _wrap(session: Any) -> None:
             )
             make(self, *arguments, **named)
             return
-        bound.arguments["sess_options"] = session_options(bound.arguments.get("sess_options"))
-        _explained(make)(*bound.args, **bound.kwargs)
-        setattr(self, mark, True)
+
+        def made(file: Any, options: Any) -> Any:
+            given.update({model: file, "sess_options": options})
+            _explained(make)(*bound.args, **bound.kwargs)
+            setattr(self, mark, True)
+            return self
+
+        options = given.get("sess_options")
+        if manages and not isinstance(self, _sessions.kind()):
+            further = given.get("kwargs", {})
+            providers = (given.get("providers"), given.get("provider_options"))
+            with _making:
+                _managed(given[model], options, *providers, None, True, further, made)
+        else:
+            made(given[model], session_options(options))
 
     def before(run: Callable[..., Any]) -> Callable[..., Any]:
         explained = _explained(run)
@@ -192,7 +216,8 @@ def _wrap(session: Any) -> None:
                 return run(self, *arguments, **named)
             # The outputs of the run before have been dropped by now, mostly.
             end_of_execution()
-            return explained(self, *arguments, **named)
+            with _sessions.resident(self, run.__name__):
+                return explained(self, *arguments, **named)
 
         return wrapped
 
@@ -267,8 +292,12 @@ def manage(
         )
     if _configured is None:
         configure()
+
+    def made(file: Any, options: Any) -> Any:
+        return _explained(_sessions.kind())(file, options, providers, provider_options, **named)
+
     with _making:
-        return _managed(model, sess_options, providers, provider_options, name, constant, named)
+        return _managed(model, sess_options, providers, provider_options, name, constant, named, made)
 
 
 def _managed(
@@ -279,7 +308,9 @@ def _managed(
     name: str | None,
     constant: bool,
     named: dict[str, Any],
+    made: Callable[[Any, Any], Any],
 ) -> Any:
+    """The session that `made` makes of a model and options, its weights a group. One at a time."""
     ort = _onnxruntime()
     _groups.remove_left(_left)
     if name is None:
@@ -295,10 +326,9 @@ def _managed(
         file, reason = _sessions.converted(model, options, folder, named) if number == _CPU else (model, None)
         # Of a session of this name that has gone, it may be away.
         member.restore()
-        kind = _sessions.kind()
         try:
             with member:
-                session = _explained(kind)(file, session_options(options), providers, provider_options, **named)
+                session = made(file, session_options(options))
         except BaseException:
             _left.append(member)
             raise
