@@ -18,10 +18,10 @@ import os
 import warnings
 from typing import Any, Sequence
 
-from tilework import _groups, _hooks, _managers
+from tilework import _groups, _hooks, _log, _managers
 from tilework._library import Options, address, call, LIB, PATH
 from tilework._groups import Group
-from tilework._managers import Recording
+from tilework._managers import Recording, Serving
 
 __all__ = [
     "discard",
@@ -34,6 +34,7 @@ __all__ = [
     "prefetch",
     "record",
     "restore",
+    "serving",
     "set_hosting",
     "set_limit",
     "set_spill",
@@ -106,6 +107,7 @@ def enable(
         limit_bytes=limit or 0,
     )
     call("tilework_torch_configure", ctypes.byref(options))
+    _log.start()
     plug = torch.cuda.memory.CUDAPluggableAllocator(str(PATH), "tilework_torch_alloc", "tilework_torch_free")
     for setter, function in _SETTERS.items():
         getattr(plug.allocator(), setter)(address(function))
@@ -163,6 +165,11 @@ def stats(device: Any = None) -> dict[str, int]:
     `device` is as in torch.cuda.memory_allocated(); the current GPU if None.
     """
     return _managers.stats(_manager(device))
+
+
+def serving(device: Any = None) -> Serving:
+    """Who serves a GPU's memory, "tiled" or, where the GPU cannot map tiles, "placed", and why, in one sentence."""
+    return _managers.serving(_manager(device))
 
 
 def trim(device: Any = None) -> int:

@@ -6,8 +6,9 @@
  *   tilework_options options = {sizeof options, "cuda:0"};
  *   if (tilework_create(&options, &manager)) puts(tilework_last_error());
  *
- * Every function may be called from any thread. None ends the process or prints. An address is one of the
- * device: a pointer only where the device is "host". Streams are the device's own, such as a cudaStream_t.
+ * Every function may be called from any thread. None ends the process or prints: what is logged waits for
+ * tilework_take_log, once tilework_set_log asks for it. An address is one of the device: a pointer only where the
+ * device is "host". Streams are the device's own, such as a cudaStream_t.
  */
 
 #ifndef TILEWORK_H
