@@ -228,6 +228,7 @@ class Sessions(Programs):
             for _ in range(2):
                 session(options=tw.session_options()).run(None, picture(32))
             assert tw.stats("cpu")["allocations"] > 0
+            assert tw.serving("cpu") == ("tiled", "tiled serves, since the device host maps tiles")
             assert tw.stats()["allocations"] == tw.stats("cuda:1")["allocations"] == 0
             tw.end_of_execution()
             """

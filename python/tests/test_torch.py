@@ -73,6 +73,7 @@ class Torch(unittest.TestCase):
             tilework.torch.enable(device="host", limit=64 * MIB)
             refused(RuntimeError, "other arguments", tilework.torch.enable)
             assert torch.cuda.get_allocator_backend() == "pluggable"
+            assert tilework.torch.serving().manager == "tiled"
             assert not torch.cuda.is_initialized()
             """
         )

@@ -52,6 +52,9 @@ FIGURES = (
     "device_ns",
     "kept",
     "spilled",
+    "evictions",
+    "give_backs",
+    "spills",
 )
 
 
@@ -100,6 +103,18 @@ for _name, _result, _arguments in [
     ("tilework_forget_stream", _status, [_handle, ctypes.c_void_p]),
     ("tilework_trim", _status, [_handle, ctypes.POINTER(ctypes.c_uint64)]),
     ("tilework_stats", _status, [_handle, ctypes.POINTER(Figures)]),
+    ("tilework_serving", _status, [_handle, ctypes.POINTER(ctypes.c_char_p), ctypes.POINTER(ctypes.c_char_p)]),
+    ("tilework_set_log", _status, [ctypes.c_uint32]),
+    (
+        "tilework_take_log",
+        _status,
+        [
+            ctypes.c_uint32,
+            ctypes.POINTER(ctypes.c_int),
+            ctypes.POINTER(ctypes.c_char_p),
+            ctypes.POINTER(ctypes.c_char_p),
+        ],
+    ),
     ("tilework_record_start", _status, [_handle, ctypes.c_char_p]),
     ("tilework_record_stop", _status, [_handle]),
     ("tilework_group", _status, [_handle, ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint32)]),

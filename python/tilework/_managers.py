@@ -1,11 +1,11 @@
-"""What both runtimes' modules do with a manager: options, figures, trimming, traces."""
+"""What both runtimes' modules do with a manager: who it is, options, figures, trimming, traces."""
 
 from __future__ import annotations
 
 import ctypes
 import operator
 from types import TracebackType
-from typing import Callable
+from typing import Callable, NamedTuple
 
 from tilework._library import FIGURES, Figures, Options, call
 
@@ -41,6 +41,22 @@ def stats(manager: ctypes.c_void_p) -> dict[str, int]:
     figures = Figures(size=ctypes.sizeof(Figures))
     call("tilework_stats", manager, ctypes.byref(figures))
     return {name: getattr(figures, name) for name in FIGURES}
+
+
+class Serving(NamedTuple):
+    """Who serves on a device, and why."""
+
+    manager: str
+    """"tiled", or "placed" where the device cannot map tiles."""
+    why: str
+    """One sentence."""
+
+
+def serving(manager: ctypes.c_void_p) -> Serving:
+    """Who a manager is, and why."""
+    kind, why = ctypes.c_char_p(), ctypes.c_char_p()
+    call("tilework_serving", manager, ctypes.byref(kind), ctypes.byref(why))
+    return Serving((kind.value or b"").decode(), (why.value or b"").decode())
 
 
 def trim(manager: ctypes.c_void_p) -> int:

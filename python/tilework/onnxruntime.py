@@ -24,9 +24,9 @@ import weakref
 from collections import deque
 from typing import Any, Callable, Iterable
 
-from tilework import _groups, _managers, _sessions
+from tilework import _groups, _log, _managers, _sessions
 from tilework._library import Error, PATH, call
-from tilework._managers import Recording
+from tilework._managers import Recording, Serving
 from tilework._sessions import SessionGroup
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "prefetch",
     "record",
     "restore",
+    "serving",
     "session_options",
     "set_hosting",
     "set_limit",
@@ -108,6 +109,7 @@ def configure(
     # Without any, GPUs are as tilework.torch has them.
     given = None if settings == (None,) * len(settings) else ctypes.byref(options)
     call("tilework_ort_configure", given, cpu, (ctypes.c_int * len(devices))(*devices), len(devices))
+    _log.start()
     _configured = arguments
     _devices[:] = devices + [_CPU] * cpu
     atexit.register(_at_exit)
@@ -489,6 +491,14 @@ def stats(device: int | str | None = None) -> dict[str, int]:
     `device` is "cpu", "cuda:0" or a GPU's number; None is the first GPU that is served, else the CPU.
     """
     return _managers.stats(_manager(device))
+
+
+def serving(device: int | str | None = None) -> Serving:
+    """Who serves a device's memory, "tiled" or, where it cannot map tiles, "placed", and why, in one sentence.
+
+    `device` is as for `stats()`.
+    """
+    return _managers.serving(_manager(device))
 
 
 def trim(device: int | str | None = None) -> int:

@@ -22,10 +22,10 @@ import weakref
 from collections import deque
 from typing import Any, Iterator, Sequence
 
-from tilework import _clock, _groups, _hooks, _managers
+from tilework import _clock, _groups, _hooks, _log, _managers
 from tilework._library import address, call, LIB, PATH
 from tilework._groups import Group
-from tilework._managers import Recording
+from tilework._managers import Recording, Serving
 
 __all__ = [
     "discard",
@@ -39,6 +39,7 @@ __all__ = [
     "prefetch",
     "record",
     "restore",
+    "serving",
     "set_hosting",
     "set_limit",
     "set_spill",
@@ -119,6 +120,7 @@ def enable(
     options.manager = manager.encode()
     counted = _managers.number("steps", steps)
     call("tilework_torch_configure", ctypes.byref(options))
+    _log.start()
     plug = torch.cuda.memory.CUDAPluggableAllocator(str(PATH), "tilework_torch_alloc", "tilework_torch_free")
     for setter, function in _SETTERS.items():
         getattr(plug.allocator(), setter)(address(function))
@@ -178,6 +180,11 @@ def stats(device: Any = None) -> dict[str, int]:
     `device` is as in torch.cuda.memory_allocated(); the current GPU if None.
     """
     return _managers.stats(_manager(device))
+
+
+def serving(device: Any = None) -> Serving:
+    """Who serves a GPU's memory, "tiled" or, where the GPU cannot map tiles, "placed", and why, in one sentence."""
+    return _managers.serving(_manager(device))
 
 
 def trim(device: Any = None) -> int:

@@ -6,8 +6,9 @@
  *   tilework_options options = {sizeof options, "cuda:0"};
  *   if (tilework_create(&options, &manager)) puts(tilework_last_error());
  *
- * Every function may be called from any thread. None ends the process or prints. An address is one of the
- * device: a pointer only where the device is "host". Streams are the device's own, such as a cudaStream_t.
+ * Every function may be called from any thread. None ends the process or prints: what is logged waits for
+ * tilework_take_log, once tilework_set_log asks for it. An address is one of the device: a pointer only where the
+ * device is "host". Streams are the device's own, such as a cudaStream_t.
  */
 
 #ifndef TILEWORK_H
@@ -56,6 +57,20 @@ typedef enum tilework_residence {
   TILEWORK_RESIDENCE_ARRIVING = 2,
 } tilework_residence;
 
+// How much a line of the log matters.
+typedef enum tilework_level {
+  // Of no line: nothing is logged.
+  TILEWORK_LEVEL_OFF = 0,
+  // A failure that no caller could be told.
+  TILEWORK_LEVEL_ERROR = 1,
+  // Something to know about: what serves in place of what the device cannot, what failed and is tried again.
+  TILEWORK_LEVEL_WARNING = 2,
+  // What was chosen.
+  TILEWORK_LEVEL_INFO = 3,
+  // What happened: groups that went and came, memory that lacked, was given back, or is the host's.
+  TILEWORK_LEVEL_DEBUG = 4,
+} tilework_level;
+
 // How a manager is to be. Set `size` to `sizeof(tilework_options)` and everything else to zero, then what
 // is to differ.
 typedef struct tilework_options {
@@ -83,7 +98,7 @@ typedef bool (*tilework_pool_filter)(void *stream, void *user_data);
 
 // What a manager has and had. Set `size` to `sizeof(tilework_figures)` before the call.
 typedef struct tilework_figures {
-  // `sizeof(tilework_figures)`: as much is written.
+  // `sizeof(tilework_figures)`: as much is written, or what this version of the library has of it; then that is set here.
   size_t size;
   // Bytes requested and not yet freed, and the most there were.
   uint64_t live;
@@ -121,6 +136,12 @@ typedef struct tilework_figures {
   uint64_t kept;
   // Memory of the host that the device uses for want of its own, bytes; not in `held`.
   uint64_t spilled;
+  // Groups that were evicted for want of memory.
+  uint64_t evictions;
+  // Times that everything unused was given back for want of memory.
+  uint64_t give_backs;
+  // Heaps that were made of the host's memory for want of the device's.
+  uint64_t spills;
 } tilework_figures;
 
 // What a group has and did. Set `size` to `sizeof(tilework_group_figures)` before the call.
@@ -320,6 +341,15 @@ enum tilework_status tilework_set_trap(tilework_manager *manager,
 enum tilework_status tilework_add_peer(tilework_manager *manager,
                                        uint32_t peer);
 
+// Stores who serves, "tiled", or "placed" where the device cannot map tiles, and why, in one sentence. Both are valid
+// until this thread asks again. Either place may be null.
+//
+// # Safety
+// `kind` and `why` must each be null or valid for a write.
+enum tilework_status tilework_serving(tilework_manager *manager,
+                                      const char **kind,
+                                      const char **why);
+
 // Stores the manager's figures.
 //
 // # Safety
@@ -426,6 +456,23 @@ enum tilework_status tilework_group_stats(tilework_manager *manager,
 enum tilework_status tilework_set_hosting(tilework_manager *manager,
                                           uint64_t pinned_bytes,
                                           const char *directory);
+
+// Says what is logged from now on, by all managers: a `tilework_level` and what matters more. At first it is
+// `TILEWORK_LEVEL_OFF`, which takes nothing. Lines wait for `tilework_take_log`, the last 1024 of them; those that wait
+// stay when the level changes. A child made by fork has no log of its parent's.
+enum tilework_status tilework_set_log(uint32_t level);
+
+// Takes the oldest line of the log, waiting for one until `wait_ms` milliseconds have passed or the log is off. Stores
+// how much it matters, what it is about, such as "tilework::serving", and its text; a null text and
+// `TILEWORK_LEVEL_OFF` where there is none. The texts are valid until this thread takes the next line. Each place may be null.
+// Nothing of the library waits for whoever takes lines, so he may wait for anything.
+//
+// # Safety
+// `level`, `topic` and `text` must each be null or valid for a write.
+enum tilework_status tilework_take_log(uint32_t wait_ms,
+                                       enum tilework_level *level,
+                                       const char **topic,
+                                       const char **text);
 
 // Makes a manager on a Vulkan device of the program's and stores its handle. The options' device may be null, or
 // "vulkan".

@@ -156,9 +156,14 @@ thread_local! {
     static LAST: RefCell<Option<CString>> = const { RefCell::new(None) };
 }
 
+/// A text as C has them.
+pub fn terminated(text: &str) -> CString {
+    CString::new(text.replace('\0', " ")).expect("no zero byte is left")
+}
+
 /// Keeps a sentence for [`last_error`].
 pub fn keep(text: &str) {
-    let text = CString::new(text.replace('\0', " ")).expect("no zero byte is left");
+    let text = terminated(text);
     // A thread that is ending has no use for it.
     _ = LAST.try_with(|last| last.replace(Some(text)));
 }

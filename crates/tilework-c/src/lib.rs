@@ -3,7 +3,7 @@
 //! ```text
 //!   include/tilework.h                  python/tilework
 //!        │                                   │
-//!   manager, groups, vulkan, d3d12      torch    the functions that PyTorch calls,
+//!   manager, groups, log, vulkan, d3d12 torch    the functions that PyTorch calls,
 //!        │             └───┬───┘             │    one shared manager for each GPU
 //!        │               views          ort      the allocators that ONNX Runtime calls,
 //!        │                                   │    over the same managers and one for the host
@@ -22,6 +22,7 @@ mod d3d12;
 mod entered;
 mod groups;
 mod handles;
+mod log;
 mod manager;
 mod open;
 // What is thrown here has the C++ ABI of the wheels for Linux.

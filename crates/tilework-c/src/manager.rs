@@ -1,7 +1,9 @@
 //! Managers for C: the functions of `tilework.h` that do not concern PyTorch.
 
-use std::ffi::{CStr, c_char, c_void};
+use std::cell::RefCell;
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::Path;
+use std::ptr;
 use std::sync::Arc;
 
 use tilework::manager::Stream;
@@ -45,7 +47,7 @@ pub struct TileworkOptions {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct TileworkStats {
-    /// `sizeof(tilework_figures)`: as much is written.
+    /// `sizeof(tilework_figures)`: as much is written, or what this version of the library has of it; then that is set here.
     pub size: usize,
     /// Bytes requested and not yet freed, and the most there were.
     pub live: u64,
@@ -83,7 +85,16 @@ pub struct TileworkStats {
     pub kept: u64,
     /// Memory of the host that the device uses for want of its own, bytes; not in `held`.
     pub spilled: u64,
+    /// Groups that were evicted for want of memory.
+    pub evictions: u64,
+    /// Times that everything unused was given back for want of memory.
+    pub give_backs: u64,
+    /// Heaps that were made of the host's memory for want of the device's.
+    pub spills: u64,
 }
+
+/// The length of the first version's figures, bytes.
+const FIRST_STATS: usize = std::mem::offset_of!(TileworkStats, evictions);
 
 /// Tells whether requests on `stream`, by the calling thread, go to a pool. It may be called by any thread,
 /// during any `tilework_alloc` between the pool's begin and end, and must not call the manager.
@@ -157,7 +168,7 @@ pub(crate) unsafe fn put<T>(out: *mut T, value: T) -> Result<()> {
 ///
 /// # Safety
 /// `out` must be null or valid for a write.
-pub(crate) unsafe fn put_if_wanted(out: *mut u64, value: u64) -> Result<()> {
+pub(crate) unsafe fn put_if_wanted<T>(out: *mut T, value: T) -> Result<()> {
     // SAFETY: as this function demands.
     if out.is_null() { Ok(()) } else { unsafe { put(out, value) } }
 }
@@ -417,6 +428,33 @@ pub extern "C" fn tilework_add_peer(manager: *mut TileworkManager, peer: u32) ->
     with(manager, |shared| Ok(shared.add_peer(peer)?))
 }
 
+/// Stores who serves, "tiled", or "placed" where the device cannot map tiles, and why, in one sentence. Both are valid
+/// until this thread asks again. Either place may be null.
+///
+/// # Safety
+/// `kind` and `why` must each be null or valid for a write.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tilework_serving(
+    manager: *mut TileworkManager,
+    kind: *mut *const c_char,
+    why: *mut *const c_char,
+) -> TileworkStatus {
+    thread_local! {
+        static TOLD: RefCell<Option<[CString; 2]>> = const { RefCell::new(None) };
+    }
+    with(manager, |shared| {
+        let serving = shared.serving();
+        let texts = [serving.kind.name(), &serving.why].map(call::terminated);
+        let [its_kind, its_why] =
+            TOLD.with_borrow_mut(|told| told.insert(texts).each_ref().map(|text| text.as_ptr()));
+        // SAFETY: as this function demands.
+        unsafe {
+            put_if_wanted(kind, its_kind)?;
+            put_if_wanted(why, its_why)
+        }
+    })
+}
+
 /// Stores the manager's figures.
 ///
 /// # Safety
@@ -427,11 +465,12 @@ pub unsafe extern "C" fn tilework_stats(
     out: *mut TileworkStats,
 ) -> TileworkStatus {
     with(manager, |shared| {
-        let size = size_of::<TileworkStats>();
         // SAFETY: null or pointing to the structure, whose first field says how long it is.
-        if out.is_null() || unsafe { (*out).size } < size {
+        let size = if out.is_null() { 0 } else { unsafe { (*out).size } };
+        if size < FIRST_STATS {
             return Err(Failure::argument("stats must be a structure with its size set to its sizeof"));
         }
+        let size = size.min(size_of::<TileworkStats>());
         let stats = shared.stats();
         let usage = stats.usage;
         let figures = TileworkStats {
@@ -454,9 +493,13 @@ pub unsafe extern "C" fn tilework_stats(
             device_ns: stats.device_calls.nanos,
             kept: stats.kept,
             spilled: stats.spilled,
+            evictions: stats.evictions,
+            give_backs: stats.give_backs,
+            spills: stats.spills,
         };
-        // SAFETY: long enough, as just seen.
-        unsafe { put(out, figures) }
+        // SAFETY: both are as long, as just seen; the caller's is no local variable of this function's.
+        unsafe { ptr::copy_nonoverlapping((&raw const figures).cast::<u8>(), out.cast(), size) };
+        Ok(())
     })
 }
 

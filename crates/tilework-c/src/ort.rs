@@ -43,7 +43,7 @@
 //! C API, which refuses to make a second. A plan that is split over several CUDA streams by a file of the
 //! user's is not for us: within a run, nothing here orders one stream behind another.
 
-use std::ffi::{CString, c_char, c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::ptr::{self, null_mut};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -251,7 +251,7 @@ pub unsafe extern "C" fn RegisterCustomOps(
 ) -> OrtStatusPtr {
     // SAFETY: as this function demands.
     let Err(failure) = guarded(|| unsafe { register(base) }) else { return OrtStatusPtr::default() };
-    let text = CString::new(failure.text.replace('\0', " ")).expect("no zero byte is left");
+    let text = call::terminated(&failure.text);
     if base.is_null() {
         return OrtStatusPtr::default();
     }

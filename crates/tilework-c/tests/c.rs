@@ -21,6 +21,12 @@ fn a_c_program_uses_the_library_and_its_errors() {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("use");
     let compiler = env::var_os("CC").unwrap_or_else(|| "cc".into());
+    let driver = Command::new(&compiler)
+        .args(["-w", "-shared", "-fPIC", "-o"])
+        .arg(folder.path().join("libcuda.so.1"))
+        .arg(root.join("../tilework-cli/tests/data/libcuda.c"))
+        .status();
+    assert!(driver.unwrap().success());
     let compiled = Command::new(compiler)
         .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-O1", "-pthread"])
         .arg(root.join("tests/use.c"))
@@ -36,7 +42,8 @@ fn a_c_program_uses_the_library_and_its_errors() {
     assert!(compiled.success());
     let output = Command::new(&program)
         .arg(folder.path().join("trace.csv.gz"))
-        .env("LD_LIBRARY_PATH", &library)
+        .env("LD_LIBRARY_PATH", env::join_paths([folder.path(), &library]).unwrap())
+        .env("GPUS", "1")
         .output();
     let output = output.unwrap();
     assert!(

@@ -1,4 +1,5 @@
-// Uses every function of the library on the device "host", whose addresses are pointers.
+// Uses every function of the library but those for Vulkan, on the device "host", whose addresses are pointers.
+// A driver that opens one GPU and maps no memory is where the loader finds it.
 // argv[1]: where to record a trace. Says what went wrong on stderr, and nothing if all is well.
 
 #define _DEFAULT_SOURCE
@@ -128,6 +129,98 @@ static void a_limit_is_kept_and_can_be_raised(void) {
     DONE(tilework_destroy(manager));
 }
 
+static void who_serves_is_told(void) {
+    tilework_manager *manager = host(0);
+    const char *kind = NULL, *why = NULL;
+    DONE(tilework_serving(manager, &kind, &why));
+    CHECK(!strcmp(kind, "tiled") && strstr(why, "the device host maps tiles"));
+    DONE(tilework_serving(manager, NULL, NULL));
+    DONE(tilework_destroy(manager));
+    REFUSED(tilework_serving(manager, &kind, NULL), TILEWORK_STATUS_INVALID_ARGUMENT, "destroyed");
+    // A GPU of a driver that stands in for one, which does not map memory.
+    tilework_options options = {.size = sizeof options, .device = "cuda:0"};
+    DONE(tilework_create(&options, &manager));
+    DONE(tilework_serving(manager, &kind, &why));
+    CHECK(!strcmp(kind, "placed") && strstr(why, "cannot map tiles: the manager placed serves in place of tiled"));
+    DONE(tilework_destroy(manager));
+}
+
+// Takes lines of the log until the log is off, and tells whether one was about `spilled`.
+static void *take_lines(void *spilled) {
+    for (;;) {
+        tilework_level level;
+        const char *topic, *text;
+        DONE(tilework_take_log(60000, &level, &topic, &text));
+        if (!text) return NULL;
+        CHECK(level != TILEWORK_LEVEL_OFF && strstr(topic, "tilework") == topic);
+        if (strstr(text, "spilled: ") == text) *(bool *)spilled = true;
+    }
+}
+
+static void what_happens_under_a_limit_is_counted_and_logged(void) {
+    REFUSED(tilework_set_log(17), TILEWORK_STATUS_INVALID_ARGUMENT, "level");
+    const char *text = "";
+    DONE(tilework_take_log(0, NULL, NULL, &text));
+    CHECK(text == NULL);
+    DONE(tilework_set_log(TILEWORK_LEVEL_DEBUG));
+    tilework_manager *manager = host(8 * MIB);
+    tilework_level level;
+    const char *topic;
+    DONE(tilework_take_log(0, &level, &topic, &text));
+    CHECK(level == TILEWORK_LEVEL_INFO && !strcmp(topic, "tilework::serving"));
+    CHECK(!strcmp(text, "tiled serves, since the device host maps tiles"));
+    DONE(tilework_take_log(0, NULL, NULL, &text));
+    CHECK(text == NULL);
+
+    bool spilled = false;
+    pthread_t taker;
+    CHECK(!pthread_create(&taker, NULL, take_lines, &spilled));
+    uint32_t group;
+    uint64_t weights, block, copied;
+    DONE(tilework_group(manager, "unet", &group));
+    DONE(tilework_alloc_for(manager, group, 8 * MIB, NULL, &weights));
+    DONE(tilework_set_constant(manager, group, true));
+    memset(bytes_at(weights), 7, 8 * MIB);
+    DONE(tilework_unpin(manager, group));
+    DONE(tilework_set_spill(manager, true));
+    DONE(tilework_alloc(manager, 12 * MIB, NULL, &block));
+    memset(bytes_at(block), 9, 12 * MIB);
+    tilework_figures now = figures(manager);
+    CHECK(now.evictions == 1 && now.give_backs == 1 && now.spills > 0 && now.spilled > 0 && now.held <= 8 * MIB);
+    DONE(tilework_free(manager, block));
+    DONE(tilework_restore(manager, group, NULL, &copied));
+    CHECK(copied >= 8 * MIB && bytes_at(weights)[0] == 7 && bytes_at(weights)[8 * MIB - 1] == 7);
+    // What is constant is on the host yet.
+    DONE(tilework_evict(manager, group, NULL));
+    tilework_group_figures moves = {.size = sizeof moves};
+    DONE(tilework_group_stats(manager, group, &moves));
+    CHECK(moves.evictions == 2 && moves.bytes_out == copied);
+    CHECK(figures(manager).evictions == 1);
+    DONE(tilework_set_spill(manager, false));
+    DONE(tilework_destroy(manager));
+    DONE(tilework_set_log(TILEWORK_LEVEL_OFF));
+    CHECK(!pthread_join(taker, NULL));
+    CHECK(spilled);
+}
+
+// A program that was compiled with a header of before gets what that had.
+static void structures_may_grow(void) {
+    tilework_manager *manager = host(0);
+    struct { tilework_figures figures; char beyond[64]; } longer;
+    memset(&longer, 0x5a, sizeof longer);
+    longer.figures.size = sizeof longer;
+    DONE(tilework_stats(manager, &longer.figures));
+    CHECK(longer.figures.size == sizeof longer.figures && longer.figures.spills == 0 && longer.beyond[0] == 0x5a);
+    memset(&longer, 0x5a, sizeof longer);
+    longer.figures.size = offsetof(tilework_figures, evictions);
+    DONE(tilework_stats(manager, &longer.figures));
+    CHECK(longer.figures.size == offsetof(tilework_figures, evictions));
+    CHECK(longer.figures.spilled == 0 && longer.figures.evictions == 0x5a5a5a5a5a5a5a5a);
+    longer.figures.size = offsetof(tilework_figures, spilled);
+    REFUSED(tilework_stats(manager, &longer.figures), TILEWORK_STATUS_INVALID_ARGUMENT, "size");
+    DONE(tilework_destroy(manager));
+}
+
 static bool only_stream_seven(void *stream, void *asked) {
     ++*(int *)asked;
     return stream == (void *)7;
@@ -209,6 +302,7 @@ static void children_are_refused(void) {
     CHECK(child >= 0);
     if (child == 0) {
         REFUSED(tilework_free(manager, address), TILEWORK_STATUS_FORKED, "fork");
+        REFUSED(tilework_take_log(1000, NULL, NULL, NULL), TILEWORK_STATUS_FORKED, "fork");
         _exit(0);
     }
     int how;
@@ -252,6 +346,9 @@ int main(int argc, char **argv) {
     threads_keep_their_patterns();
     mistakes_are_errors();
     a_limit_is_kept_and_can_be_raised();
+    who_serves_is_told();
+    what_happens_under_a_limit_is_counted_and_logged();
+    structures_may_grow();
     pools_and_streams(argv[1]);
     a_group_goes_and_comes();
     children_are_refused();

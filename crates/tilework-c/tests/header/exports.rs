@@ -6,6 +6,8 @@ mod call;
 mod manager;
 #[path = "../../src/groups.rs"]
 mod groups;
+#[path = "../../src/log.rs"]
+mod log;
 #[path = "../../src/vulkan.rs"]
 mod vulkan;
 #[cfg(windows)]

@@ -72,6 +72,9 @@ impl Choice {
     }
 }
 
+/// The log's target of what is said about who serves, for programs that want to hear it apart.
+const LOG: &str = "tilework::serving";
+
 impl Serving {
     /// The sentence, if another kind serves than was asked for.
     pub fn fallback(&self) -> Option<&str> {
@@ -81,8 +84,8 @@ impl Serving {
     /// Writes it to the log: a warning after a fall-back, information otherwise.
     pub(crate) fn log(&self) {
         match self.fell_back {
-            true => tracing::warn!("{}", self.why),
-            false => tracing::info!("{}", self.why),
+            true => tracing::warn!(target: LOG, "{}", self.why),
+            false => tracing::info!(target: LOG, "{}", self.why),
         }
     }
 }

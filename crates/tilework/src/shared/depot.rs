@@ -109,6 +109,8 @@ struct Sums {
     stock: AtomicU64,
     /// Of heaps on the host, which are not among what is held.
     spilled: AtomicU64,
+    /// How many such heaps were ever made.
+    spills_made: AtomicU64,
     /// Of all lanes. Written with theirs.
     pending: AtomicU64,
 }
@@ -310,6 +312,11 @@ impl Depot {
     /// Bytes of heaps that are on the host.
     pub fn spilled_bytes(&self) -> u64 {
         self.books.spilled.load(Ordering::Relaxed)
+    }
+
+    /// How many heaps were ever made on the host.
+    pub fn spills_made(&self) -> u64 {
+        self.books.spills_made.load(Ordering::Relaxed)
     }
 
     /// Bytes that may be held, by the limit and by the device.
@@ -579,6 +586,7 @@ impl Depot {
             let heap = state.device.create_on_host(bytes)?;
             state.spilled.insert(heap);
             add(&self.books.spilled, bytes);
+            add(&self.books.spills_made, 1);
             home.add_spilled(bytes);
             return Ok(heap);
         }

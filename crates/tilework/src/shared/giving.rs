@@ -1,5 +1,7 @@
 //! How memory goes back: after an execution, when a stream ends, and when everything unused is wanted back.
 
+use std::sync::atomic::Ordering;
+
 use super::Shared;
 use super::lane::{Books, Lane, Wait};
 use crate::error::{Error, Result};
@@ -67,11 +69,24 @@ impl Shared {
     /// # Errors
     /// As [`Manager::trim`].
     pub fn trim(&self) -> Result<u64> {
-        self.give_back(true)
+        let released = self.give_back(true)?;
+        if released > 0 {
+            self.remark(&format!("trimmed: {released} bytes released"));
+        }
+        Ok(released)
+    }
+
+    /// Gives back everything unused but the host's memory, since memory lacks. The caller has no lane.
+    pub(super) fn give_back_for_room(&self) {
+        self.give_backs.fetch_add(1, Ordering::Relaxed);
+        match self.give_back(false) {
+            Ok(released) => self.remark(&format!("memory lacked: {released} bytes released")),
+            Err(error) => tracing::warn!(%error, "not everything unused could be given back"),
+        }
     }
 
     /// Gives back everything unused, of the host's memory only if `spilled`.
-    pub(super) fn give_back(&self, spilled: bool) -> Result<u64> {
+    fn give_back(&self, spilled: bool) -> Result<u64> {
         if !self.process.is_this() {
             return Ok(0);
         }

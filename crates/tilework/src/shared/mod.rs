@@ -107,6 +107,10 @@ pub struct Shared {
     trap: AtomicBool,
     ooms: AtomicU64,
     retries: AtomicU64,
+    /// For want of memory.
+    evictions: AtomicU64,
+    /// For want of memory.
+    give_backs: AtomicU64,
     /// Lanes made so far.
     serial: AtomicU64,
     /// True iff `log` is a trace.
@@ -144,6 +148,8 @@ impl Shared {
             trap: AtomicBool::new(false),
             ooms: AtomicU64::new(0),
             retries: AtomicU64::new(0),
+            evictions: AtomicU64::new(0),
+            give_backs: AtomicU64::new(0),
             serial: AtomicU64::new(0),
             recording: AtomicBool::new(false),
             log: Mutex::default(),
@@ -521,12 +527,17 @@ impl Shared {
         Ok(true)
     }
 
-    /// Puts what happened to a group into the log, and into the trace that is being recorded.
+    /// Puts what happened to memory, and is no request and no free, into the log and into the trace that is being
+    /// recorded.
     fn remark(&self, text: &str) {
         tracing::debug!("{text}");
         if self.recording.load(Ordering::Relaxed) {
             self.log(|log| log.remark(text));
         }
+    }
+
+    fn remark_spilled(&self) {
+        self.remark(&format!("spilled: {} bytes are on the host", self.depot.spilled_bytes()));
     }
 
     /// Under the lane's lock, so that a block's end comes before the next block at its address.

@@ -52,6 +52,12 @@ pub struct SharedStats {
     pub ooms: u64,
     /// Requests that had everything unused given back before they were served or refused.
     pub retries: u64,
+    /// Groups that were evicted for want of memory. Those evicted by request are in their own figures only.
+    pub evictions: u64,
+    /// Times that everything unused was given back for want of memory.
+    pub give_backs: u64,
+    /// Heaps that were made of the host's memory for want of the device's.
+    pub spills: u64,
     /// Calls the driver has served.
     pub device_calls: Calls,
     /// The streams known, in the order of their first requests.
@@ -124,6 +130,9 @@ impl Shared {
         let Totals { usage, stock, pending, ooms, retries, device_calls } = self.totals();
         let mut stats =
             SharedStats { usage, stock, pending, ooms, retries, device_calls, ..SharedStats::default() };
+        stats.evictions = self.evictions.load(Ordering::Relaxed);
+        stats.give_backs = self.give_backs.load(Ordering::Relaxed);
+        stats.spills = self.depot.spills_made();
         if !self.process.is_this() {
             return stats;
         }

@@ -404,6 +404,9 @@ impl Shared {
             lane.home.set_spilling(spills);
             let attached = books.pool.attach();
             lane.home.set_spilling(false);
+            if spills {
+                self.remark_spilled();
+            }
             let lacks = match attached {
                 Ok(()) => return Ok(Some(books.pool.spans())),
                 Err(Error::OutOfMemory { request, .. }) if makes_room => request,
@@ -416,9 +419,7 @@ impl Shared {
                     true
                 }
                 1 => {
-                    let _logged = self.give_back(false).inspect_err(|error| {
-                        tracing::warn!(%error, "not everything unused could be given back");
-                    });
+                    self.give_back_for_room();
                     true
                 }
                 _ => self.evict_one(Some(group.id), lacks),
@@ -521,6 +522,7 @@ impl Shared {
         let gone = self.arrive(group, state).and_then(|_| self.go(group, state, true));
         let gone = gone
             .inspect_err(|error| tracing::warn!(%error, group = group.name, "a group could not be evicted"));
+        self.evictions.fetch_add(u64::from(gone.is_ok()), Ordering::Relaxed);
         // A prefetch that failed has given the memory back, too.
         gone.is_ok() || self.held_by(group) == 0
     }

@@ -27,8 +27,7 @@ impl Shared {
         let never_fits = self.depot.limit().is_some_and(|limit| bytes > limit) && !self.depot.spills();
         if never_fits && bytes <= longest {
             // To try would give back all that is cached, and take from other programs, for a while, what they could have.
-            self.ooms.fetch_add(1, Ordering::Relaxed);
-            return Err(self.depot.refusal(bytes, self.live.now()));
+            return Err(self.refused(self.depot.refusal(bytes, self.live.now())));
         }
         let mut served = self.serve(lane, &mut books, bytes);
         let mut waits = [Wait::Stream, Wait::Host].into_iter();
@@ -59,7 +58,7 @@ impl Shared {
             lane.home.set_pressed(false);
             lane.home.set_spilling(false);
             if spills {
-                self.remark(&format!("spilled: {} bytes are on the host", self.depot.spilled_bytes()));
+                self.remark_spilled();
                 break;
             }
         }
@@ -69,11 +68,17 @@ impl Shared {
                 Ok(block.address)
             }
             Err(Error::OutOfMemory { request, .. }) => {
-                self.ooms.fetch_add(1, Ordering::Relaxed);
-                Err(self.depot.out_of_memory(request, self.live.now()))
+                Err(self.refused(self.depot.out_of_memory(request, self.live.now())))
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Counts a request that is refused for want of memory.
+    fn refused(&self, error: Error) -> Error {
+        self.ooms.fetch_add(1, Ordering::Relaxed);
+        self.remark(&format!("refused: {error}"));
+        error
     }
 
     /// Serves a request from what the lane has, from what it gets back, from what others have to spare, and
@@ -140,15 +145,12 @@ impl Shared {
     /// Makes room for a request of `bytes` on a lane: memory that its stream has to wait for, or, with
     /// [`Wait::Host`], all there is. The caller has no lane.
     fn relieve(&self, lane: &Lane, bytes: u64, wait: Wait) {
-        let mut outcome = Ok(());
         if wait == Wait::Host {
-            outcome = self.give_back(false).map(drop);
-        } else {
-            outcome = outcome.and(self.absorb(lane, &mut lane.lock(), true));
-            self.take_from_others(lane, bytes, Wait::Stream);
+            return self.give_back_for_room();
         }
-        if let Err(error) = outcome {
+        if let Err(error) = self.absorb(lane, &mut lane.lock(), true) {
             tracing::warn!(%error, "not everything unused could be given back");
         }
+        self.take_from_others(lane, bytes, Wait::Stream);
     }
 }

@@ -12,7 +12,8 @@
 //! All numbers are unsigned and decimal. `time_us` counts microseconds from the start of the recording.
 //! An `id` names a block from its alloc to its free; it may be used again after that. What is live at
 //! the end simply has no free. Of a program's streams the first to
-//! appear is numbered 0, the next 1, and so on. A line that begins with `#` is a remark: of groups that went or came.
+//! appear is numbered 0, the next 1, and so on. A line that begins with `#` is a remark: of groups that went or came, of memory
+//! that was given back or lacked.
 //!
 //! ```text
 //!   file ──Reader──▶ Event … ──checks──▶ Trace (dense slots) ──▶ replay

@@ -173,6 +173,57 @@ fn what_does_not_fit_spills_where_that_is_allowed() {
 }
 
 #[test]
+fn what_was_done_for_want_of_memory_is_counted_and_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("trace.csv.gz");
+    let mut rig = rig();
+    rig.front.record_to(&path).unwrap();
+    rig.front.set_limit(Some(8 * MIB)).unwrap();
+    let counts = |rig: &Rig| {
+        let stats = rig.front.stats();
+        (stats.evictions, stats.give_backs, stats.spills, stats.ooms)
+    };
+    let group = rig.group("unet");
+    let kept = rig.used_for(group, 8 * MIB, A);
+    rig.left_out(&[kept]);
+    rig.front.evict(group).unwrap();
+    rig.front.restore(group, None).unwrap();
+    assert_eq!(counts(&rig), (0, 0, 0, 0), "nothing lacked");
+    let block = rig.used(4 * MIB, A);
+    assert_eq!(counts(&rig), (1, 1, 0, 0));
+    assert!(rig.try_alloc(12 * MIB, A).is_err());
+    assert_eq!(counts(&rig), (1, 1, 0, 1), "what would never fit costs nobody anything");
+    rig.front.set_spill(true).unwrap();
+    let long = rig.used(12 * MIB, A);
+    let (evictions, give_backs, spills, ooms) = counts(&rig);
+    assert_eq!((evictions, give_backs, ooms), (1, 2, 1));
+    assert!(spills > 0);
+    [block, long].into_iter().for_each(|block| rig.free(block));
+    rig.world.run(A);
+    let held = rig.front.usage().held;
+    assert_eq!(rig.front.trim(), Ok(held));
+    assert_eq!(rig.front.trim(), Ok(0), "of which there is nothing to tell");
+    rig.front.stop_recording().unwrap();
+
+    let trimmed = format!("trimmed: {held} bytes released");
+    let told = [
+        "evicted \"unet\": 8388608 bytes released, 8388608 bytes kept",
+        "restored \"unet\": 8388608 bytes copied",
+        "memory lacked: 0 bytes released",
+        "evicted \"unet\": 8388608 bytes released, 8388608 bytes kept",
+        "refused: out of memory: ",
+        "memory lacked: 4194304 bytes released",
+        "spilled: ",
+        &trimmed,
+    ];
+    let remarks = remarks(&path);
+    assert_eq!(remarks.len(), told.len(), "{remarks:#?}");
+    for (remark, told) in remarks.iter().zip(told) {
+        assert!(remark.starts_with(told), "{remarks:#?}");
+    }
+}
+
+#[test]
 fn what_no_eviction_could_serve_evicts_nothing() {
     let mut rig = rig();
     let group = rig.group("unet");
