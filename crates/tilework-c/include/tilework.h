@@ -319,6 +319,17 @@ enum tilework_status tilework_add_peer(tilework_manager *manager,
 // `out` must be null or point to the structure, with its `size` set.
 enum tilework_status tilework_stats(tilework_manager *manager, struct tilework_figures *out);
 
+// Stores whether the manager maps tiles (`tiled` serves) or places blocks in heaps (`placed`, where the device maps none), and
+// writes why: a sentence of at most `bytes` bytes, its terminating zero included, cut where it is longer. `tiled` and `why`
+// may each be null.
+//
+// # Safety
+// `tiled` must be null or valid for a write, `why` null or valid for writes of `bytes` bytes.
+enum tilework_status tilework_serving(tilework_manager *manager,
+                                      bool *tiled,
+                                      char *why,
+                                      size_t bytes);
+
 // Makes the peaks start again from what is live and held now.
 enum tilework_status tilework_reset_peaks(tilework_manager *manager);
 

@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_char, c_void};
 use std::path::Path;
 use std::sync::Arc;
 
-use tilework::manager::Stream;
+use tilework::manager::{Kind, Stream};
 use tilework::shared::{Filter, PoolId, Shared};
 
 use crate::call::{self, Failure, Result, TileworkStatus, status};
@@ -440,6 +440,39 @@ pub unsafe extern "C" fn tilework_stats(
         };
         // SAFETY: long enough, as just seen.
         unsafe { put(out, figures) }
+    })
+}
+
+/// Stores whether the manager maps tiles (`tiled` serves) or places blocks in heaps (`placed`, where the device maps none), and
+/// writes why: a sentence of at most `bytes` bytes, its terminating zero included, cut where it is longer. `tiled` and `why`
+/// may each be null.
+///
+/// # Safety
+/// `tiled` must be null or valid for a write, `why` null or valid for writes of `bytes` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tilework_serving(
+    manager: *mut TileworkManager,
+    tiled: *mut bool,
+    why: *mut c_char,
+    bytes: usize,
+) -> TileworkStatus {
+    with(manager, |shared| {
+        let serving = shared.serving();
+        if !tiled.is_null() {
+            // SAFETY: not null, so valid for a write.
+            unsafe { tiled.write(serving.kind == Kind::Tiled) };
+        }
+        if why.is_null() || bytes == 0 {
+            return Ok(());
+        }
+        // Not in the middle of a character.
+        let text = &serving.why[..serving.why.floor_char_boundary(bytes - 1)];
+        // SAFETY: valid for `bytes` bytes, of which these and the zero after them are at most as many.
+        unsafe {
+            why.copy_from_nonoverlapping(text.as_ptr().cast(), text.len());
+            why.add(text.len()).write(0);
+        }
+        Ok(())
     })
 }
 

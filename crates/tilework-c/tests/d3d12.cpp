@@ -467,6 +467,12 @@ static void mistakes_are_errors() {
     on.adapter = nullptr;
     tilework_manager *manager = nullptr;
     DONE(tilework_create_on_d3d12(&how, &on, &manager));
+    bool maps;
+    char why[200];
+    DONE(tilework_serving(manager, &maps, why, sizeof why));
+    CHECK(maps == tiled);
+    CHECK(!strcmp(why, tiled ? "tiled serves, since the device d3d12 maps tiles"
+                             : "the device d3d12 cannot map tiles: the manager placed serves in place of tiled"));
     uint64_t block = alloc(manager, 1000), value;
     void *fence;
     tilework_d3d12_slice slice;

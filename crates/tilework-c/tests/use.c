@@ -128,6 +128,24 @@ static void a_limit_is_kept_and_can_be_raised(void) {
     DONE(tilework_destroy(manager));
 }
 
+static void who_serves_is_told(void) {
+    tilework_manager *manager = host(0);
+    bool tiled = false;
+    char why[200], cut[6];
+    DONE(tilework_serving(manager, &tiled, why, sizeof why));
+    CHECK(tiled && !strcmp(why, "tiled serves, since the device host maps tiles"));
+    memset(cut, 'x', sizeof cut);
+    DONE(tilework_serving(manager, NULL, cut, sizeof cut - 1));
+    CHECK(!strcmp(cut, "tile") && cut[5] == 'x');
+    DONE(tilework_serving(manager, NULL, cut, 0));
+    CHECK(!strcmp(cut, "tile"));
+    tiled = false;
+    DONE(tilework_serving(manager, &tiled, NULL, 7));
+    CHECK(tiled);
+    DONE(tilework_destroy(manager));
+    REFUSED(tilework_serving(manager, &tiled, NULL, 0), TILEWORK_STATUS_INVALID_ARGUMENT, "destroyed");
+}
+
 static bool only_stream_seven(void *stream, void *asked) {
     ++*(int *)asked;
     return stream == (void *)7;
@@ -219,6 +237,7 @@ int main(int argc, char **argv) {
     threads_keep_their_patterns();
     mistakes_are_errors();
     a_limit_is_kept_and_can_be_raised();
+    who_serves_is_told();
     pools_and_streams(argv[1]);
     a_group_goes_and_comes();
     children_are_refused();
