@@ -572,7 +572,9 @@ enum tilework_status tilework_d3d12_ready(tilework_manager *manager,
 #if defined(_WIN32)
 // Tells that what was executed so far on another queue has used the manager's memory for the last time when the
 // `ID3D12Fence` has `value`. What is unmapped or given back from here on waits for it, on the device; blocks may be freed
-// then. Per fence the greatest value counts. The fence is counted (`AddRef`) as long as it is needed.
+// then. Their memory may be another block's at once, with nothing mapped: the queue that uses it then waits for the fence,
+// too (`ID3D12CommandQueue::Wait`), or blocks are freed once the fence has the value. Per fence the greatest value counts.
+// The fence is counted (`AddRef`) as long as it is needed.
 //
 // # Safety
 // `fence` must be null, or alive and of the device. Something must have been queued that signals the value and waits for
@@ -583,9 +585,10 @@ enum tilework_status tilework_d3d12_used_by(tilework_manager *manager,
 #endif
 
 #if defined(_WIN32)
-// Lets the system have the memory of all that the manager holds, contents kept (`ID3D12Device::Evict`), and stores how many
-// bytes that were; `bytes` may be null. The host waits until what was queued has passed. Nothing that uses blocks may be
-// executed before `tilework_d3d12_make_resident`. What is evicted already is not evicted again.
+// Lets the system have the memory of all that the manager holds, contents kept (`ID3D12Device::Evict`), but for heaps to
+// which somebody refers by `tilework_d3d12_hold`, and stores how many bytes that were; `bytes` may be null. The host waits
+// until what was queued has passed. Nothing that uses blocks, but those referred to, may be executed before
+// `tilework_d3d12_make_resident`. What is evicted already is not evicted again.
 //
 // # Safety
 // `bytes` must be null or valid for a write.
@@ -601,6 +604,27 @@ enum tilework_status tilework_d3d12_evict(tilework_manager *manager,
 // `bytes` must be null or valid for a write.
 enum tilework_status tilework_d3d12_make_resident(tilework_manager *manager,
                                                   uint64_t *bytes);
+#endif
+
+#if defined(_WIN32)
+// Refers to the memory behind `bytes` from `address`, and stores the number of the reference: the memory is made resident,
+// and `tilework_d3d12_evict` leaves it until `tilework_d3d12_let_go`. For what is used outside of an execution, such as an
+// output that is handed on. It keeps neither a block from being freed nor a group from going to the host. Numbers are
+// never 0, and none comes twice. What is not let go ends with the manager.
+//
+// # Safety
+// `out` must be null or valid for a write.
+enum tilework_status tilework_d3d12_hold(tilework_manager *manager,
+                                         uint64_t address,
+                                         uint64_t bytes,
+                                         uint64_t *out);
+#endif
+
+#if defined(_WIN32)
+// Takes back a reference that `tilework_d3d12_hold` made, by its number. Refused where the manager has none of this
+// number, as when it was let go before.
+enum tilework_status tilework_d3d12_let_go(tilework_manager *manager,
+                                           uint64_t reference);
 #endif
 
 #ifdef __cplusplus

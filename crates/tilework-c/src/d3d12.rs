@@ -4,13 +4,16 @@
 //! to be, whatever version of it the program has.
 
 use std::ffi::c_void;
+use std::sync::Arc;
 
+use tilework::device::DeviceError;
 use tilework_d3d12::bindings::Win32::Graphics::Direct3D12::ID3D12Fence;
 use tilework_d3d12::bindings::core::{IUnknown, Interface};
-use tilework_d3d12::{D3d12, D3d12Error, Parts, View};
+use tilework_d3d12::{D3d12, D3d12Error, Held, Parts, View};
 
 use crate::call::{Failure, Result, TileworkStatus};
 use crate::manager::{TileworkManager, TileworkOptions, put, put_if_wanted};
+use crate::references::References;
 use crate::views::{Views, nowhere};
 
 /// A program's own Direct3D 12. Set `size` to `sizeof(tilework_d3d12_parts)` and everything else to zero, then the rest.
@@ -44,7 +47,20 @@ pub struct TileworkD3d12Slice {
     pub range: u64,
 }
 
-static VIEWS: Views<View> = Views::new("d3d12");
+/// What is kept of a manager's device.
+#[derive(Clone)]
+struct Kept {
+    view: View,
+    /// What the program refers to.
+    held: Arc<References<Held>>,
+}
+
+static VIEWS: Views<Kept> = Views::new("d3d12");
+
+/// Does something with the view of a manager's device.
+fn with_view(manager: *mut TileworkManager, body: impl FnOnce(&View) -> Result<()>) -> TileworkStatus {
+    VIEWS.with(manager, |kept| body(&kept.view))
+}
 
 /// Lets go of what belongs to a manager that is no more.
 pub(crate) fn forget(handle: usize) {
@@ -120,8 +136,8 @@ pub unsafe extern "C" fn tilework_create_on_d3d12(
     let open = || {
         // SAFETY: as this function demands.
         let device = unsafe { D3d12::over(self::parts(parts)?) }.map_err(refused)?;
-        let view = device.view();
-        Ok((device, view))
+        let kept = Kept { view: device.view(), held: Arc::default() };
+        Ok((device, kept))
     };
     // SAFETY: as this function demands.
     unsafe { VIEWS.create(options, out, open) }
@@ -137,7 +153,7 @@ pub unsafe extern "C" fn tilework_d3d12_find(
     address: u64,
     out: *mut TileworkD3d12Slice,
 ) -> TileworkStatus {
-    VIEWS.with(manager, |view| {
+    with_view(manager, |view| {
         let slice = view.find(address).ok_or_else(|| nowhere(address))?;
         let slice = TileworkD3d12Slice {
             // The block, or the range it lies in, keeps the buffer.
@@ -163,7 +179,7 @@ pub unsafe extern "C" fn tilework_d3d12_ready(
     fence: *mut *mut c_void,
     value: *mut u64,
 ) -> TileworkStatus {
-    VIEWS.with(manager, |view| {
+    with_view(manager, |view| {
         let (ready, at) = view.ready().map_err(refused)?;
         // SAFETY: as this function demands.
         unsafe {
@@ -175,7 +191,9 @@ pub unsafe extern "C" fn tilework_d3d12_ready(
 
 /// Tells that what was executed so far on another queue has used the manager's memory for the last time when the
 /// `ID3D12Fence` has `value`. What is unmapped or given back from here on waits for it, on the device; blocks may be freed
-/// then. Per fence the greatest value counts. The fence is counted (`AddRef`) as long as it is needed.
+/// then. Their memory may be another block's at once, with nothing mapped: the queue that uses it then waits for the fence,
+/// too (`ID3D12CommandQueue::Wait`), or blocks are freed once the fence has the value. Per fence the greatest value counts.
+/// The fence is counted (`AddRef`) as long as it is needed.
 ///
 /// # Safety
 /// `fence` must be null, or alive and of the device. Something must have been queued that signals the value and waits for
@@ -186,7 +204,7 @@ pub unsafe extern "C" fn tilework_d3d12_used_by(
     fence: *mut c_void,
     value: u64,
 ) -> TileworkStatus {
-    VIEWS.with(manager, |view| {
+    with_view(manager, |view| {
         // SAFETY: as this function demands.
         let fence: ID3D12Fence = unsafe { interface(fence, "the fence", "ID3D12Fence")? };
         // SAFETY: as this function demands.
@@ -195,9 +213,10 @@ pub unsafe extern "C" fn tilework_d3d12_used_by(
     })
 }
 
-/// Lets the system have the memory of all that the manager holds, contents kept (`ID3D12Device::Evict`), and stores how many
-/// bytes that were; `bytes` may be null. The host waits until what was queued has passed. Nothing that uses blocks may be
-/// executed before `tilework_d3d12_make_resident`. What is evicted already is not evicted again.
+/// Lets the system have the memory of all that the manager holds, contents kept (`ID3D12Device::Evict`), but for heaps to
+/// which somebody refers by `tilework_d3d12_hold`, and stores how many bytes that were; `bytes` may be null. The host waits
+/// until what was queued has passed. Nothing that uses blocks, but those referred to, may be executed before
+/// `tilework_d3d12_make_resident`. What is evicted already is not evicted again.
 ///
 /// # Safety
 /// `bytes` must be null or valid for a write.
@@ -206,7 +225,7 @@ pub unsafe extern "C" fn tilework_d3d12_evict(
     manager: *mut TileworkManager,
     bytes: *mut u64,
 ) -> TileworkStatus {
-    VIEWS.with(manager, |view| {
+    with_view(manager, |view| {
         let evicted = view.evict().map_err(refused)?;
         // SAFETY: as this function demands.
         unsafe { put_if_wanted(bytes, evicted) }
@@ -223,9 +242,54 @@ pub unsafe extern "C" fn tilework_d3d12_make_resident(
     manager: *mut TileworkManager,
     bytes: *mut u64,
 ) -> TileworkStatus {
-    VIEWS.with(manager, |view| {
+    with_view(manager, |view| {
         let resident = view.make_resident().map_err(refused)?;
         // SAFETY: as this function demands.
         unsafe { put_if_wanted(bytes, resident) }
     })
+}
+
+/// Refers to the memory behind `bytes` from `address`, and stores the number of the reference: the memory is made resident,
+/// and `tilework_d3d12_evict` leaves it until `tilework_d3d12_let_go`. For what is used outside of an execution, such as an
+/// output that is handed on. It keeps neither a block from being freed nor a group from going to the host. Numbers are
+/// never 0, and none comes twice. What is not let go ends with the manager.
+///
+/// # Safety
+/// `out` must be null or valid for a write.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn tilework_d3d12_hold(
+    manager: *mut TileworkManager,
+    address: u64,
+    bytes: u64,
+    out: *mut u64,
+) -> TileworkStatus {
+    VIEWS.with(manager, |kept| {
+        if out.is_null() {
+            return Err(Failure::argument("the place for the reference is null"));
+        }
+        if bytes == 0 {
+            return Err(Failure::argument("a reference to zero bytes"));
+        }
+        let held = kept.view.hold(address, bytes).map_err(|error| {
+            let status = match error {
+                DeviceError::Violation { .. } => {
+                    let text =
+                        format!("not all of {bytes} bytes from {address:#x} has memory of the manager's");
+                    return Failure::new(TileworkStatus::UnknownAddress, text);
+                }
+                DeviceError::OutOfMemory { .. } => TileworkStatus::OutOfMemory,
+                _ => TileworkStatus::DeviceFailed,
+            };
+            Failure::new(status, error.to_string())
+        })?;
+        // SAFETY: as this function demands.
+        unsafe { put(out, kept.held.keep(held)) }
+    })
+}
+
+/// Takes back a reference that `tilework_d3d12_hold` made, by its number. Refused where the manager has none of this
+/// number, as when it was let go before.
+#[unsafe(no_mangle)]
+pub extern "C" fn tilework_d3d12_let_go(manager: *mut TileworkManager, reference: u64) -> TileworkStatus {
+    VIEWS.with(manager, |kept| kept.held.take(reference).map(drop))
 }

@@ -28,6 +28,8 @@ mod open;
 // What is thrown here has the C++ ABI of the wheels for Linux.
 #[cfg(target_os = "linux")]
 mod ort;
+#[cfg(any(windows, test))]
+mod references;
 #[cfg(target_os = "linux")]
 mod symbols;
 #[cfg(target_os = "linux")]

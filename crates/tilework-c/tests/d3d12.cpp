@@ -283,6 +283,75 @@ static void what_is_evicted_comes_back() {
     DONE(tilework_destroy(manager));
 }
 
+static uint64_t hold(tilework_manager *manager, uint64_t address, uint64_t bytes) {
+    uint64_t reference = 0;
+    DONE(tilework_d3d12_hold(manager, address, bytes, &reference));
+    CHECK(reference);
+    return reference;
+}
+
+// What somebody refers to is resident and stays, until it is let go as often; all else goes.
+static void what_is_held_is_not_evicted() {
+    const tilework_status wrong = TILEWORK_STATUS_INVALID_ARGUMENT, unknown = TILEWORK_STATUS_UNKNOWN_ADDRESS;
+    const uint64_t bytes = 3 * MIB;
+    tilework_manager *manager = create(), *another = create();
+    ComPtr<ID3D12Resource> upload = new_upload(bytes, 6), readback = new_buffer(D3D12_HEAP_TYPE_READBACK, bytes);
+    uint64_t output = alloc(manager, bytes), other = alloc(manager, 4 * bytes), moved, none = 77;
+    Place at = place(find(manager, output));
+    Commands in = copy(queue, at, {upload.Get(), 0}, bytes);
+    DONE(tilework_d3d12_evict(manager, &moved));
+    CHECK(moved == figures(manager).held);
+
+    uint64_t first = hold(manager, output, bytes), second = hold(manager, output + 70000, bytes - 70000);
+    CHECK(first != second);
+    // All but what is referred to is brought back, and goes again.
+    uint64_t rest;
+    DONE(tilework_d3d12_make_resident(manager, &rest));
+    CHECK(rest > 0 && rest + bytes <= figures(manager).held);
+    DONE(tilework_d3d12_evict(manager, &moved));
+    CHECK(moved == rest);
+    Commands out = copy(queue, {readback.Get(), 0}, at, bytes);
+    finish(manager);
+    check_words(readback, 0, bytes, 6);
+
+    // A number is good once, and with its own manager.
+    REFUSED(tilework_d3d12_let_go(another, first), wrong, "no reference");
+    DONE(tilework_d3d12_let_go(manager, first));
+    REFUSED(tilework_d3d12_let_go(manager, first), wrong, "no reference");
+    DONE(tilework_d3d12_evict(manager, &moved));
+    CHECK(moved == 0);
+    DONE(tilework_d3d12_let_go(manager, second));
+    DONE(tilework_d3d12_evict(manager, &moved));
+    CHECK(moved + rest == figures(manager).held);
+
+    REFUSED(tilework_d3d12_hold(nullptr, output, bytes, &none), wrong, "handle");
+    REFUSED(tilework_d3d12_hold(manager, output, bytes, nullptr), wrong, "null");
+    REFUSED(tilework_d3d12_hold(manager, output, 0, &none), wrong, "zero bytes");
+    REFUSED(tilework_d3d12_hold(manager, 0, bytes, &none), unknown, "bytes from 0x0");
+    REFUSED(tilework_d3d12_hold(manager, output, UINT64_MAX, &none), unknown, "not all of");
+    CHECK(none == 77);
+    REFUSED(tilework_d3d12_let_go(nullptr, first), wrong, "handle");
+    REFUSED(tilework_d3d12_let_go(manager, 0), wrong, "no reference 0");
+    // What was refused refers to nothing.
+    DONE(tilework_d3d12_make_resident(manager, nullptr));
+    DONE(tilework_d3d12_evict(manager, &moved));
+    CHECK(moved == figures(manager).held);
+
+    // It keeps no block from being freed, and is let go all the same.
+    uint64_t freed = hold(manager, output, bytes);
+    DONE(tilework_free(manager, output));
+    DONE(tilework_free(manager, other));
+    DONE(tilework_trim(manager, nullptr));
+    CHECK(figures(manager).held == 0);
+    DONE(tilework_d3d12_let_go(manager, freed));
+    // What is not let go ends with the manager.
+    uint64_t left = hold(manager, alloc(manager, bytes), bytes);
+    DONE(tilework_destroy(manager));
+    REFUSED(tilework_d3d12_let_go(manager, left), wrong, "destroyed");
+    REFUSED(tilework_d3d12_let_go(another, left), wrong, "no reference");
+    DONE(tilework_destroy(another));
+}
+
 // Contents of a group go to the host and come back to the same place, in order with the queue.
 static void a_group_goes_and_comes() {
     const uint64_t bytes = 3 * MIB;
@@ -398,6 +467,11 @@ static void mistakes_are_errors() {
     on.adapter = nullptr;
     tilework_manager *manager = nullptr;
     DONE(tilework_create_on_d3d12(&how, &on, &manager));
+    const char *kind, *why;
+    DONE(tilework_serving(manager, &kind, &why));
+    CHECK(!strcmp(kind, tiled ? "tiled" : "placed"));
+    CHECK(!strcmp(why, tiled ? "tiled serves, since the device d3d12 maps tiles"
+                             : "the device d3d12 cannot map tiles: the manager placed serves in place of tiled"));
     uint64_t block = alloc(manager, 1000), value;
     void *fence;
     tilework_d3d12_slice slice;
@@ -417,6 +491,8 @@ static void mistakes_are_errors() {
     how.device = "null";
     DONE(tilework_create(&how, &manager));
     REFUSED(tilework_d3d12_ready(manager, &fence, &value), wrong, "not d3d12");
+    REFUSED(tilework_d3d12_hold(manager, block, 1, &value), wrong, "not d3d12");
+    REFUSED(tilework_d3d12_let_go(manager, 1), wrong, "not d3d12");
     DONE(tilework_destroy(manager));
 }
 
@@ -456,6 +532,7 @@ int main() {
     check_that_nothing_is_left("queued", what_is_queued_finds_its_memory);
     check_that_nothing_is_left("another queue", another_queue_is_ordered_by_fences);
     check_that_nothing_is_left("evicted", what_is_evicted_comes_back);
+    check_that_nothing_is_left("held", what_is_held_is_not_evicted);
     check_that_nothing_is_left("a group", a_group_goes_and_comes);
     check_that_nothing_is_left("threads", threads_share_the_queue);
     check_that_nothing_is_left("mistakes", mistakes_are_errors);

@@ -205,10 +205,14 @@ impl Report {
 fn row(found: &Found) -> Vec<String> {
     let bytes = |figure: Option<u64>| figure.map_or("-".to_owned(), units::bytes);
     let caps = found.capabilities.as_ref();
-    let what = if found.works { found.what.clone() } else { format!("does not work {}", found.what) };
+    let what = match (found.works, &*found.what) {
+        (true, what) => what.to_owned(),
+        (false, "") => "does not work".to_owned(),
+        (false, what) => format!("{what}: does not work"),
+    };
     vec![
         found.name.clone(),
-        what.trim().to_owned(),
+        what,
         caps.map_or("-", |caps| caps.tier.name()).to_owned(),
         found.auto.as_ref().map_or("-", |auto| auto.manager.name()).to_owned(),
         bytes(caps.map(|caps| caps.tile_bytes)),

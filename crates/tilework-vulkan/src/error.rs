@@ -78,11 +78,23 @@ pub enum VulkanError {
     },
 }
 
+/// The limit of how many pieces of memory there may be at once.
+pub(crate) const PIECES: &str = "maxMemoryAllocationCount";
+
 impl VulkanError {
-    /// True when the driver had no memory, its own or the host's.
+    /// True when the driver had no memory, its own or the host's, or will not have it in more pieces: what is given back
+    /// makes room for either.
     pub(crate) fn is_out_of_memory(&self) -> bool {
-        let VulkanError::Refused { code, .. } = self else { return false };
-        matches!(*code, vk::Result::ERROR_OUT_OF_DEVICE_MEMORY | vk::Result::ERROR_OUT_OF_HOST_MEMORY)
+        match self {
+            VulkanError::Refused { code, .. } => matches!(
+                *code,
+                vk::Result::ERROR_OUT_OF_DEVICE_MEMORY
+                    | vk::Result::ERROR_OUT_OF_HOST_MEMORY
+                    | vk::Result::ERROR_TOO_MANY_OBJECTS
+            ),
+            VulkanError::Limit { limit, .. } => *limit == PIECES,
+            _ => false,
+        }
     }
 
     /// As the failure of a device's call.
@@ -92,7 +104,14 @@ impl VulkanError {
 
     /// As the failure of a device's call that takes physical memory for `bytes`.
     pub(crate) fn failed_for(self, call: Call, bytes: u64) -> DeviceError {
-        if self.is_out_of_memory() { DeviceError::OutOfMemory { bytes } } else { self.failed(call) }
+        if !self.is_out_of_memory() {
+            return self.failed(call);
+        }
+        if let VulkanError::Limit { .. } = self {
+            // Which the error itself has no room for.
+            tracing::warn!(error = %self, "memory in longer heaps would do");
+        }
+        DeviceError::OutOfMemory { bytes }
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ash::vk;
 
 use crate::abilities::{Abilities, is_fit};
-use crate::error::{VulkanError, answer};
+use crate::error::{PIECES, VulkanError, answer};
 use crate::usage::MemoryUsage;
 
 /// The shortest tile, bytes. Drivers on the host could map pages; nothing is gained by tiles as short.
@@ -238,7 +238,7 @@ impl Gpu {
             return Err(VulkanError::Limit { limit: "maxMemoryAllocationSize", most: longest_allocation });
         }
         if self.memories.load(Relaxed) >= allocations {
-            return Err(VulkanError::Limit { limit: "maxMemoryAllocationCount", most: allocations });
+            return Err(VulkanError::Limit { limit: PIECES, most: allocations });
         }
         let mut flags = vk::MemoryAllocateFlagsInfo::default().flags(vk::MemoryAllocateFlags::DEVICE_ADDRESS);
         let mut info =

@@ -82,6 +82,8 @@ fn without_budget(sparse: bool) -> Box<dyn Device> {
 
 tilework::manager_conformance! {
     tiled_on_vulkan: Subject::of(Kind::Tiled, || without_budget(true));
+    bucketized_on_vulkan: Subject::of(Kind::Bucketized, || without_budget(true));
+    committed_on_vulkan: Subject::of(Kind::Committed, || without_budget(true));
     placed_on_plain_buffers: Subject::of(Kind::Placed, || without_budget(false));
 }
 

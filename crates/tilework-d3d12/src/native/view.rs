@@ -41,7 +41,8 @@ pub struct Slice {
 /// 2. It signals a fence of the program's afterwards, of which [`used_by`](View::used_by) is told.
 ///
 /// In either case memory that one block had may be another's now, in another buffer: an [`aliasing_barrier`] comes before
-/// the first use.
+/// the first use. No barrier reaches another queue: who uses what had been freed under its work waits for its fence, or
+/// blocks are kept until then ([`Fenced`](tilework::manager::Fenced)).
 #[derive(Debug, Clone)]
 pub struct View {
     order: Arc<Order>,

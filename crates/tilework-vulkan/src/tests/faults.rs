@@ -9,7 +9,8 @@ use ash::vk;
 use tilework::device::{Bind, Device, DeviceError};
 
 use super::rig::Rig;
-use crate::gpu::Parts;
+use crate::abilities::Abilities;
+use crate::gpu::{Gpu, Parts};
 use crate::{Live, Vulkan, VulkanError};
 
 thread_local! {
@@ -17,6 +18,8 @@ thread_local! {
     static REAL: RefCell<HashMap<&'static CStr, *const c_void>> = RefCell::default();
     /// Calls to go until one fails; none fails at zero.
     static TO_GO: Cell<u32> = const { Cell::new(0) };
+    /// Whether the device is lost.
+    static LOST: Cell<bool> = const { Cell::new(false) };
     /// What a physical device is made to lack.
     static LACKS: Cell<Lacks> = const { Cell::new(Lacks::Nothing) };
 }
@@ -32,11 +35,30 @@ enum Lacks {
     Queue,
 }
 
-fn fails() -> bool {
+/// How a function fails, by its name, where it does.
+fn failure(name: &CStr) -> Option<vk::Result> {
+    if LOST.get() && TELLS_OF_LOSS.contains(&name) {
+        return Some(vk::Result::ERROR_DEVICE_LOST);
+    }
+    if ONLY_WHEN_LOST.contains(&name) {
+        return None;
+    }
     let to_go = TO_GO.get();
     TO_GO.set(to_go.saturating_sub(1));
-    to_go == 1
+    (to_go == 1).then_some(vk::Result::ERROR_OUT_OF_DEVICE_MEMORY)
 }
+
+/// What Vulkan lets tell of a device that is lost. Everything else goes on as if it were there.
+const TELLS_OF_LOSS: [&CStr; 5] = [
+    c"vkQueueSubmit",
+    c"vkQueueBindSparse",
+    c"vkQueueWaitIdle",
+    c"vkWaitSemaphores",
+    c"vkGetSemaphoreCounterValue",
+];
+
+/// What fails for nothing else here.
+const ONLY_WHEN_LOST: [&CStr; 2] = [c"vkQueueWaitIdle", c"vkGetSemaphoreCounterValue"];
 
 /// The driver's own function, as a type of function pointer.
 fn real<F: Copy>(name: &'static CStr) -> F {
@@ -51,8 +73,8 @@ macro_rules! shims {
     ($($shim:ident $name:literal $pfn:ident ($($argument:ident: $of:ty),* $(,)?);)*) => {
         $(
             unsafe extern "system" fn $shim($($argument: $of),*) -> vk::Result {
-                if fails() {
-                    return vk::Result::ERROR_OUT_OF_DEVICE_MEMORY;
+                if let Some(code) = failure($name) {
+                    return code;
                 }
                 // SAFETY: the caller's arguments, for the function they are meant for.
                 unsafe { real::<vk::$pfn>($name)($($argument),*) }
@@ -110,6 +132,10 @@ shims! {
     );
     wait_semaphores c"vkWaitSemaphores" PFN_vkWaitSemaphores (
         device: vk::Device, info: *const vk::SemaphoreWaitInfo<'_>, timeout: u64,
+    );
+    queue_wait_idle c"vkQueueWaitIdle" PFN_vkQueueWaitIdle (queue: vk::Queue);
+    get_semaphore_counter_value c"vkGetSemaphoreCounterValue" PFN_vkGetSemaphoreCounterValue (
+        device: vk::Device, semaphore: vk::Semaphore, value: *mut u64,
     );
 }
 
@@ -211,6 +237,109 @@ fn out_of_memory_is_told_as_that() {
     let bytes = device.caps().tile_bytes;
     TO_GO.set(1);
     assert_eq!(device.create(bytes), Err(DeviceError::OutOfMemory { bytes }));
+}
+
+/// Whatever is asked of a device that is lost is refused or done, and at the end nothing waits for it and nothing is left:
+/// the layer would tell of that.
+#[test]
+fn a_lost_device_says_so_and_goes_without_waiting() {
+    let Some(parts) = shimmed() else { return };
+    // SAFETY: as above.
+    let mut device = unsafe { Vulkan::over(parts) }.unwrap();
+    let view = device.view();
+    let tile = device.caps().tile_bytes;
+    let (range, other) = (device.reserve(4 * tile).unwrap(), device.reserve(tile).unwrap());
+    let (heap, given_back) = (device.create(2 * tile).unwrap(), device.create(tile).unwrap());
+    let bind = |at| Bind { range_offset: at * tile, heap, heap_offset: 0, bytes: 2 * tile };
+    device.map(range.id, &[bind(0)]).unwrap();
+    device.write(range.address, &[7; 100]).unwrap();
+    // What runs when a driver loses a device is the driver's; here nothing does.
+    device.settle().unwrap();
+    let (calls, live) = (device.calls(), view.live());
+    LOST.set(true);
+    for refused in [
+        device.create(tile).map(drop),
+        device.map(range.id, &[bind(2)]),
+        device.unmap(range.id, 0, 2 * tile),
+        device.read(range.address, &mut [0; 100]),
+        device.write(range.address, &[8; 100]),
+    ] {
+        let error = refused.unwrap_err();
+        assert!(error.to_string().contains("ERROR_DEVICE_LOST"), "{error}");
+    }
+    assert_eq!(device.settle().map_err(|error| error.to_string().contains("ERROR_DEVICE_LOST")), Err(true));
+    assert_eq!((device.held_bytes(), view.live()), (Ok(3 * tile), live), "what was refused has left nothing");
+    assert!(device.calls().map > calls.map);
+    // Nobody can tell when these may go: they wait for the end.
+    device.release(given_back).unwrap();
+    device.unreserve(other.id).unwrap();
+    assert_eq!(view.live(), live);
+    drop(device);
+    assert!(view.find(range.address).is_none());
+    assert_eq!(
+        view.live(),
+        Live { buffers: 1, memories: 1 },
+        "what was given back, until the last view goes"
+    );
+    drop(view);
+    LOST.set(false);
+}
+
+/// Limits that drivers tell of: what would exceed one is refused with its name, and leaves nothing.
+#[test]
+fn a_limit_of_the_device_is_named() {
+    const TILE: u64 = 64 << 10;
+    let device = |bound: fn(&mut Abilities)| {
+        // SAFETY: a rig's parts.
+        let mut gpu = unsafe { Gpu::new(Rig::new()?.into_parts()) }.unwrap();
+        bound(&mut gpu.abilities);
+        Some(Vulkan::on(gpu).unwrap())
+    };
+    let Some(mut short) = device(|abilities| abilities.longest_buffer = 8 * TILE) else { return };
+    let longest = short.caps().max_range_bytes;
+    assert!((6 * TILE..=8 * TILE).contains(&longest), "{longest}");
+    short.reserve(longest).unwrap();
+    let error = short.reserve(9 * TILE).unwrap_err().to_string();
+    assert!(error.contains(&longest.to_string()), "{error}");
+    let error = short.create(9 * TILE).unwrap_err().to_string();
+    assert!(error.contains("maxBufferSize"), "heaps are filled through a buffer: {error}");
+    assert_eq!((short.held_bytes(), short.view().live()), (Ok(0), Live { buffers: 1, memories: 0 }));
+    drop(short);
+
+    let Some(mut narrow) = device(|abilities| abilities.longest_allocation = 8 * TILE) else { return };
+    narrow.create(8 * TILE).unwrap();
+    let error = narrow.create(9 * TILE).unwrap_err().to_string();
+    assert!(error.contains(&format!("maxMemoryAllocationSize of the device is {}", 8 * TILE)), "{error}");
+    drop(narrow);
+
+    // Room for four of the longest ranges, and nothing.
+    let Some(mut full) = device(|abilities| abilities.address_space = 32 * TILE) else { return };
+    let longest = full.caps().max_range_bytes;
+    for _ in 0..4 {
+        full.reserve(longest).unwrap();
+    }
+    let error = full.reserve(longest).unwrap_err().to_string();
+    assert!(error.contains(&format!("sparseAddressSpaceSize of the device is {}", 32 * TILE)), "{error}");
+    drop(full);
+}
+
+/// Memory in more pieces than the device lets there be at once: what is buried makes room, and else memory lacks.
+#[test]
+fn the_number_of_pieces_is_memory_that_lacks() {
+    const TILE: u64 = 64 << 10;
+    let Some(rig) = Rig::new() else { return };
+    // SAFETY: a rig's parts.
+    let mut gpu = unsafe { Gpu::new(rig.into_parts()) }.unwrap();
+    gpu.abilities.allocations = 3;
+    let mut device = Vulkan::on(gpu).unwrap();
+    let heaps = [(); 3].map(|()| device.create(TILE).unwrap());
+    assert_eq!(device.create(TILE), Err(DeviceError::OutOfMemory { bytes: TILE }));
+    assert_eq!(device.held_bytes(), Ok(3 * TILE));
+    for heap in heaps {
+        device.release(heap).unwrap();
+        device.create(TILE).unwrap();
+        assert_eq!(device.held_bytes(), Ok(3 * TILE));
+    }
 }
 
 unsafe extern "system" fn features(
