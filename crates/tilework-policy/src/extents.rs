@@ -393,7 +393,7 @@ impl Extents {
 
     /// A run for `len` grains, and whether they are transient and belong at its high end.
     #[inline]
-    fn fit(&self, len: u32) -> Option<(u32, bool)> {
+    fn fit(&mut self, len: u32) -> Option<(u32, bool)> {
         if let Some(node) = self.runs.smallest_short(len) {
             return Some((node, false));
         }

@@ -54,7 +54,7 @@ impl Runs {
 
     /// The lowest long run of at least `len`.
     #[inline]
-    pub(crate) fn lowest_long(&self, len: u32) -> Option<u32> {
+    pub(crate) fn lowest_long(&mut self, len: u32) -> Option<u32> {
         self.lowest.find(len).map(|granule| self.starts[granule])
     }
 
@@ -149,7 +149,10 @@ impl Runs {
         }
         (extents[at as usize].start, extents[at as usize].len) = (start, len);
         self.long.reshape((from, before), (start, len));
-        self.lowest.shift(granule(from), granule(start), len);
+        if granule(from) != granule(start) {
+            self.lowest.set(granule(from), 0);
+        }
+        self.lowest.set(granule(start), len);
         self.starts_at(start, at);
     }
 
