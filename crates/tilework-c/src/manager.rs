@@ -14,6 +14,7 @@ use crate::call::{self, Failure, Result, TileworkStatus, status};
 use crate::d3d12;
 use crate::handles;
 use crate::open::{self, Settings};
+#[cfg(target_os = "linux")]
 use crate::torch::gpus;
 use crate::vulkan;
 
@@ -397,10 +398,12 @@ pub unsafe extern "C" fn tilework_trim(manager: *mut TileworkManager, released: 
 #[unsafe(no_mangle)]
 pub extern "C" fn tilework_set_limit(manager: *mut TileworkManager, limit_bytes: u64) -> TileworkStatus {
     let limit = (limit_bytes > 0).then_some(limit_bytes);
-    match gpus::of(manager) {
-        Some(gpu) => status(|| gpu.set_limit(limit)),
-        None => with(manager, |shared| Ok(shared.set_limit(limit)?)),
+    // PyTorch is hooked on Linux only.
+    #[cfg(target_os = "linux")]
+    if let Some(gpu) = gpus::of(manager) {
+        return status(|| gpu.set_limit(limit));
     }
+    with(manager, |shared| Ok(shared.set_limit(limit)?))
 }
 
 /// Lets memory be on the host, at addresses like any other, where everything else has been tried and nothing is left
