@@ -282,7 +282,8 @@ impl Buffer {
 /// Whether an address is one of the host's memory that was not mapped for the GPU. What was may lie on the host: it
 /// spilled.
 fn is_the_hosts(entered: &Entered<'_>, gpu: Location, address: u64) -> bool {
-    is_reached_by_host(entered, address) && !is_mapped_for(entered, gpu, address)
+    // What is mapped is asked for first: the other question is answered by an error then, which sanitizers report.
+    !is_mapped_for(entered, gpu, address) && is_reached_by_host(entered, address)
 }
 
 /// Whether the GPU may read and write what is mapped at this address.

@@ -144,8 +144,8 @@ impl FreeRun {
 
 /// Home space: regions cut into runs.
 ///
-/// Every operation on a block is O(log n) in the number of free runs of a mebibyte and more, and O(1) in
-/// everything else.
+/// Every operation on a block is O(log n) in the number of free runs of a mebibyte and more, taken over all
+/// operations, and O(1) in everything else.
 #[derive(Debug, Clone)]
 pub struct Extents {
     nodes: Vec<Extent>,

@@ -5,7 +5,8 @@ const FANOUT: usize = 16;
 /// A tree over granules of home space. A leaf holds the length of the long run that starts in its granule, zero where
 /// none does; an entry further up is no less than any of the sixteen below it. What becomes shorter tells nobody: a
 /// search that finds less than it was promised corrects the promise. So a block that comes and goes at the edge of a
-/// long run changes leaves only, and a change is corrected at most once a level: O(log granules), a cache line each.
+/// long run changes leaves only, and a change is corrected at most once a level: O(log granules) for each change, a cache
+/// line each.
 ///
 /// A long run is at least one granule long and two free runs never touch, so no two start in the
 /// same granule.
