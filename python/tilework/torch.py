@@ -85,7 +85,8 @@ def enable(
         limit: the most physical memory each GPU's manager may hold, bytes.
         heap_size: physical memory that is created at once when a manager grows, bytes.
         record: where to write a trace of all requests, as `record()` does, until the process ends.
-        manager: who serves: "auto" or "tiled", which are tiled where the GPU maps tiles, else placed.
+        manager: who serves: "auto" or "tiled", which are tiled where the GPU maps tiles, else placed; or "placed", which maps
+            nothing elsewhere and has no groups.
         heap_age: executions after which physical memory that none of them used is given back; None: 5.
             `end_of_execution()` says what counts as one.
         mapping_age: executions that had to map memory after which a mapping that none of them used is undone; None: 5.

@@ -31,7 +31,7 @@ pub struct TileworkOptions {
     /// Whose memory: "cuda" or "cuda:0", "cuda:1" and so on, "host", "sim-h200",
     /// "sim-d3d12", "null".
     pub device: *const c_char,
-    /// Who serves: "auto", also when null, or "tiled"; no other serves threads and streams. With both that is
+    /// Who serves: "auto", also when null, "tiled" or "placed"; no other serves threads and streams. With the first two that is
     /// tiled where the device maps tiles, else placed.
     pub manager: *const c_char,
     /// Physical memory that is created at once, bytes; 0 for the default.

@@ -31,8 +31,9 @@ impl Default for Settings {
 
 /// Whether there can be such a manager.
 pub fn check(settings: &Settings) -> Result<()> {
-    if !matches!(settings.choice, Choice::Auto | Choice::Of(Kind::Tiled)) {
-        let text = format!("{} does not serve threads and streams: tiled and auto do", settings.choice);
+    if !matches!(settings.choice, Choice::Auto | Choice::Of(Kind::Tiled | Kind::Placed)) {
+        let text =
+            format!("{} does not serve threads and streams: auto, tiled and placed do", settings.choice);
         return Err(Failure::new(TileworkStatus::Unsupported, text));
     }
     Ok(())
@@ -42,9 +43,15 @@ pub fn check(settings: &Settings) -> Result<()> {
 pub fn shared(device: &str, settings: &Settings) -> Result<Shared> {
     check(settings)?;
     let (device, streams) = open(device)?;
-    let shared = Shared::new(device, streams, &settings.options)?;
+    let shared = over(device, streams, settings)?;
     shared.set_limit(settings.limit)?;
     Ok(shared)
+}
+
+/// A manager over a device.
+pub fn over(device: Box<dyn Device>, streams: Box<dyn Streams>, settings: &Settings) -> Result<Shared> {
+    let front = if settings.choice == Choice::Of(Kind::Placed) { Shared::placed } else { Shared::new };
+    Ok(front(device, streams, &settings.options)?)
 }
 
 /// The GPU with this ordinal, for what is not done through a device.

@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustc_hash::FxHashMap;
 use tilework::device::Device;
-use tilework::shared::Shared;
 use tilework::shared::streams::InOrder;
 
 use crate::call::{self, Failure, Result, TileworkStatus, status};
@@ -61,7 +60,7 @@ impl<V: Clone> Views<V> {
             call::watch_forks();
             let (device, view) = open()?;
             // One queue, in whose order the device maps and unmaps.
-            let shared = Shared::new(Box::new(device), Box::new(InOrder), &settings.options)?;
+            let shared = open::over(Box::new(device), Box::new(InOrder), &settings)?;
             shared.set_limit(settings.limit)?;
             let handle = handles::register(Arc::new(shared));
             self.lock(|views| views.insert(handle, view));

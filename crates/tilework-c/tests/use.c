@@ -137,6 +137,15 @@ static void who_serves_is_told(void) {
     DONE(tilework_serving(manager, NULL, NULL));
     DONE(tilework_destroy(manager));
     REFUSED(tilework_serving(manager, &kind, NULL), TILEWORK_STATUS_INVALID_ARGUMENT, "destroyed");
+    tilework_options chosen = {.size = sizeof chosen, .device = "host", .manager = "placed"};
+    DONE(tilework_create(&chosen, &manager));
+    DONE(tilework_serving(manager, &kind, &why));
+    CHECK(!strcmp(kind, "placed") && !strcmp(why, "placed serves, since it was asked for"));
+    uint32_t group;
+    REFUSED(tilework_group(manager, "unet", &group), TILEWORK_STATUS_UNSUPPORTED, "group");
+    DONE(tilework_destroy(manager));
+    chosen.manager = "bucketized";
+    REFUSED(tilework_create(&chosen, &manager), TILEWORK_STATUS_UNSUPPORTED, "auto, tiled and placed do");
     // A GPU of a driver that stands in for one, which does not map memory.
     tilework_options options = {.size = sizeof options, .device = "cuda:0"};
     DONE(tilework_create(&options, &manager));

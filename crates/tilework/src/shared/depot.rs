@@ -146,7 +146,13 @@ fn take(from: &AtomicU64, bytes: u64) {
 }
 
 impl Depot {
-    pub fn new(device: Box<dyn Device>, streams: Box<dyn Streams>, open_pools: Arc<AtomicUsize>) -> Depot {
+    /// Over `device`, of which tiles are mapped elsewhere only where `tiling`.
+    pub fn new(
+        device: Box<dyn Device>,
+        streams: Box<dyn Streams>,
+        open_pools: Arc<AtomicUsize>,
+        tiling: bool,
+    ) -> Depot {
         let state = State {
             stock: BTreeMap::new(),
             late: Vec::new(),
@@ -158,9 +164,9 @@ impl Depot {
         };
         Depot {
             name: state.device.name(),
-            can_spill: state.device.caps().host_heaps,
+            can_spill: tiling && state.device.caps().host_heaps,
             // Lanes ask for memory, and the depot decides where it is.
-            caps: Caps { host_heaps: false, ..state.device.caps().clone() },
+            caps: Caps { host_heaps: false, tiling, ..state.device.caps().clone() },
             streams,
             done: Arc::new(InOrder),
             open_pools,

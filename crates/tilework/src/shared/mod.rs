@@ -55,7 +55,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::manager::{Block, Choice, Options, Serving, Stream};
+use crate::manager::{Block, Choice, Kind, Options, Serving, Stream};
 use crate::record::Log;
 
 use self::blocks::Live;
@@ -128,10 +128,28 @@ impl Shared {
     /// # Errors
     /// [`Error::Device`] when the process cannot be watched for forks.
     pub fn new(device: Box<dyn Device>, streams: Box<dyn Streams>, options: &Options) -> Result<Shared> {
-        let serving = Choice::Auto.serving(&*device);
+        Shared::chosen(Choice::Auto, device, streams, options)
+    }
+
+    /// The same, of which `placed` serves, whatever the device can: nothing is mapped elsewhere, so there are no groups, and no
+    /// heap goes from one stream to another.
+    ///
+    /// # Errors
+    /// As [`new`](Shared::new).
+    pub fn placed(device: Box<dyn Device>, streams: Box<dyn Streams>, options: &Options) -> Result<Shared> {
+        Shared::chosen(Choice::Of(Kind::Placed), device, streams, options)
+    }
+
+    fn chosen(
+        choice: Choice,
+        device: Box<dyn Device>,
+        streams: Box<dyn Streams>,
+        options: &Options,
+    ) -> Result<Shared> {
+        let serving = choice.serving(&*device);
         serving.log();
         let pools = Pools::default();
-        let depot = Arc::new(Depot::new(device, streams, pools.open()));
+        let depot = Arc::new(Depot::new(device, streams, pools.open(), serving.kind == Kind::Tiled));
         Ok(Shared {
             process: Process::this()?,
             options: *options,

@@ -148,10 +148,23 @@ fn a_stream_that_is_no_more_is_never_asked_again() {
 
 #[test]
 fn devices_without_tiles_are_served() {
+    nothing_is_mapped_elsewhere(Sim::h200().without_tiling(), Shared::new);
+}
+
+#[test]
+fn placed_serves_where_it_is_asked_for() {
+    nothing_is_mapped_elsewhere(Sim::h200(), Shared::placed);
+}
+
+type Front = fn(Box<dyn device::Device>, Box<dyn streams::Streams>, &Options) -> Result<Shared>;
+
+fn nothing_is_mapped_elsewhere(device: Sim, front: Front) {
     let world = World::new();
-    let device = Sim::h200().without_tiling();
     let (device, witness) = world.device(Box::new(device));
-    let front = Shared::new(device, world.streams(), &Options::default()).unwrap();
+    let front = front(device, world.streams(), &Options::default()).unwrap();
+    assert_eq!(front.serving().kind, crate::manager::Kind::Placed);
+    assert_eq!(front.group("unet"), Err(Error::NoGroups));
+    assert_eq!(front.set_spill(true), Err(Error::NoSpill));
     let block = front.alloc(TILE, A).unwrap();
     world.launch(A, block, TILE, &witness);
     front.free(block).unwrap();
