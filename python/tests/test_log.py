@@ -74,6 +74,27 @@ class Log(unittest.TestCase):
         )
         self.assertEqual(told, "")
 
+    def test_a_filter_that_raises_ends_nothing(self):
+        told = self.program(
+            """
+            def once(record, raised=[]):
+                if not raised:
+                    raised.append(True)
+                    raise RuntimeError("a filter of the program's")
+                return True
+            logging.basicConfig(level=logging.DEBUG, format="%(name)s: %(message)s")
+            logging.getLogger("tilework").addFilter(once)
+            _log.start()
+            manager = gpu(b"host")
+            LIB.tilework_torch_alloc.restype = ctypes.c_void_p
+            address = ctypes.c_void_p(LIB.tilework_torch_alloc(ctypes.c_size_t(4 * MIB), 0, None))
+            LIB.tilework_torch_free(address, ctypes.c_size_t(4 * MIB), 0, None)
+            _managers.trim(manager)
+            """
+        )
+        self.assertIn("RuntimeError: a filter of the program's", told)
+        self.assertRegex(told, r"tilework: trimmed: \d+ bytes released\n$")
+
     def test_nothing_is_printed_that_nobody_asked_for(self):
         self.assertEqual(self.program("_log.start(); gpu(b'host')"), "")
 

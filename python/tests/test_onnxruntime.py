@@ -394,6 +394,40 @@ class Managed(Programs):
             """
         )
 
+    def test_what_is_not_served_is_as_it_was_where_enable_manages(self):
+        self.program(
+            """
+            before = session().run(None, picture(32))[0].tobytes()
+            tw.enable(manage=True)
+            asked, tw._asked = tw._asked, lambda *_: 7
+            other = session()
+            assert other.run(None, picture(32))[0].tobytes() == before
+            refused(ValueError, "is no managed session", lambda: tw.group(other))
+            refused(ValueError, "does not serve 7", lambda: tw.manage(CONV))
+            tw._asked = asked
+            assert tw.group(session()).stats()["residence"] == "resident"
+            """
+        )
+
+    def test_a_managed_session_leaves_the_program_its_options(self):
+        self.program(
+            """
+            import os, tempfile, warnings
+            tw.enable(manage=True)
+            with tempfile.TemporaryDirectory() as folder:
+                wanted = os.path.join(folder, "wanted.onnx")
+                options = ort.SessionOptions()
+                options.optimized_model_filepath = wanted
+                # That such a file is for this machine only.
+                options.log_severity_level = 3
+                with warnings.catch_warnings(record=True) as told:
+                    warnings.simplefilter("always")
+                    ort.InferenceSession(CONV, options, providers=["CPUExecutionProvider"])
+                assert os.path.getsize(wanted) > 0 and options.optimized_model_filepath == wanted
+                assert ["where an optimized model is asked for" in str(each.message) for each in told] == [True], told
+            """
+        )
+
     def test_by_hand_and_by_name(self):
         self.program(
             """
@@ -478,10 +512,10 @@ class Managed(Programs):
             options = Options(size=ctypes.sizeof(Options), device=b"host")
             call("tilework_ort_configure", ctypes.byref(options), True, (ctypes.c_int * 1)(0), 1)
             tw._configured, tw._devices[:] = (), [0, -1]
-            assert tw._device_of([("CUDAExecutionProvider", {"device_id": "0"}), "CPUExecutionProvider"], None) == 0
-            assert tw._device_of(["CUDAExecutionProvider"], [{"device_id": 0}]) == 0
-            assert tw._device_of(["CPUExecutionProvider"], None) == tw._device_of(None, None) == -1
-            refused(ValueError, "it serves cuda:0, cpu", lambda: tw._device_of(["CUDAExecutionProvider"], [{"device_id": 1}]))
+            assert tw._asked([("CUDAExecutionProvider", {"device_id": "0"}), "CPUExecutionProvider"], None) == 0
+            assert tw._asked(["CUDAExecutionProvider"], [{"device_id": 1}]) == 1
+            assert tw._asked(["CPUExecutionProvider"], None) == tw._asked(None, None) == -1
+            refused(ValueError, "it serves cuda:0, cpu", lambda: tw._served(1))
             from tilework._sessions import SessionGroup
             member = SessionGroup("gpu", 0, tw._number_manager)
             with member:

@@ -33,13 +33,13 @@ def begin() -> None:
 def end(end_on: Callable[[int], None]) -> None:
     """Ends an execution on each GPU in use, but for streams that are being captured."""
     begin()
-    try:
+    # See above.
+    with contextlib.suppress(RuntimeError):
         if torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():
             for gpu in _hooks.in_use():
-                end_on(gpu)
-    except RuntimeError:
-        # See above.
-        pass
+                # One that fails keeps none of the others.
+                with contextlib.suppress(RuntimeError):
+                    end_on(gpu)
 
 
 def follow_optimizers(steps: int, end_on: Callable[[int], None]) -> None:

@@ -12,6 +12,7 @@ import ctypes
 import logging
 import os
 import threading
+import traceback
 import warnings
 
 from tilework._library import call
@@ -66,7 +67,11 @@ def _pass_on() -> None:
     while True:
         call("tilework_take_log", _WAIT, *places)
         if text.value is not None:
-            _tell(level.value, topic.value, text.value.decode(errors="replace"))
+            try:
+                _tell(level.value, topic.value, text.value.decode(errors="replace"))
+            except Exception:  # noqa: BLE001
+                # A handler or a filter of the program's: the lines that follow are told all the same.
+                traceback.print_exc()
         elif _ends:
             return
 

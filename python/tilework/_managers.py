@@ -47,7 +47,7 @@ class Serving(NamedTuple):
     """Who serves on a device, and why."""
 
     manager: str
-    """"tiled", or "placed" where the device cannot map tiles."""
+    """"tiled", or "placed" where the device cannot map tiles or that was asked for."""
     why: str
     """One sentence."""
 

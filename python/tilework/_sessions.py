@@ -104,7 +104,10 @@ def converted(model: Any, options: Any, folder: str, named: dict[str, Any]) -> t
     version = tuple(int(part) for part in ort.__version__.split(".")[:2])
     if version < _KEPT_SINCE or (not isinstance(model, bytes) and str(model).endswith(".ort")):
         return model, None
+    if options.optimized_model_filepath:
+        return model, "ONNX Runtime keeps some of the weights itself, and they stay, where an optimized model is asked for"
     path = str(Path(folder) / "model.ort")
+    # It stays in the options: ONNX Runtime takes none out, and warns of one that changes.
     options.add_session_config_entry("session.save_model_format", "ORT")
     options.optimized_model_filepath = path
     severity, options.log_severity_level = options.log_severity_level, 3

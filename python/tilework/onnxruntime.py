@@ -201,9 +201,11 @@ def _wrap(session: Any, manages: bool) -> None:
             return self
 
         options = given.get("sess_options")
-        if manages and not isinstance(self, _sessions.kind()):
+        providers = (given.get("providers"), given.get("provider_options"))
+        # Of what Tilework does not serve, the program has what it had.
+        served = _asked(*providers) in _devices
+        if manages and served and not isinstance(self, _sessions.kind()):
             further = given.get("kwargs", {})
-            providers = (given.get("providers"), given.get("provider_options"))
             with _making:
                 _managed(given[model], options, *providers, None, True, further, made)
         else:
@@ -321,7 +323,8 @@ def _managed(
         name = next(n for n in (f"{stem}-{count}" for count in range(len(taken) + 1)) if n not in taken)
     elif name in _sessions_by_name:
         raise ValueError(f"there is a managed session {name!r} already")
-    number = _device_of(providers, provider_options)
+    asked = _asked(providers, provider_options)
+    number = _served("cpu" if asked == _CPU else asked)
     member = SessionGroup(name, number, _number_manager)
     options = ort.SessionOptions() if sess_options is None else sess_options
     with tempfile.TemporaryDirectory(prefix="tilework-") as folder:
@@ -346,14 +349,14 @@ def _managed(
     return session
 
 
-def _device_of(providers: Any, provider_options: Any) -> int:
-    """The device that a session's weights will be on."""
+def _asked(providers: Any, provider_options: Any) -> int:
+    """The number of the device that a session's weights will be on, served or not."""
     options = list(provider_options or [])
     for at, entry in enumerate(providers or []):
         named, given = entry if isinstance(entry, (tuple, list)) else (entry, options[at] if at < len(options) else {})
         if named == _CUDA:
-            return _served(int(given.get("device_id", 0)))
-    return _served("cpu")
+            return int(given.get("device_id", 0))
+    return _CPU
 
 
 def group(session_or_name: Any) -> SessionGroup:

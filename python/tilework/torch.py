@@ -184,7 +184,7 @@ def stats(device: Any = None) -> dict[str, int]:
 
 
 def serving(device: Any = None) -> Serving:
-    """Who serves a GPU's memory, "tiled" or, where the GPU cannot map tiles, "placed", and why, in one sentence."""
+    """Who serves a GPU's memory, "tiled" or, where the GPU cannot map tiles or that was asked for, "placed", and why, in one sentence."""
     return _managers.serving(_manager(device))
 
 

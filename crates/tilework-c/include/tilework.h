@@ -341,7 +341,7 @@ enum tilework_status tilework_set_trap(tilework_manager *manager,
 enum tilework_status tilework_add_peer(tilework_manager *manager,
                                        uint32_t peer);
 
-// Stores who serves, "tiled", or "placed" where the device cannot map tiles, and why, in one sentence. Both are valid
+// Stores who serves, "tiled", or "placed" where the device cannot map tiles or that was asked for, and why, in one sentence. Both are valid
 // until this thread asks again. Either place may be null.
 //
 // # Safety

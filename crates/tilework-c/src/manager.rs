@@ -431,7 +431,7 @@ pub extern "C" fn tilework_add_peer(manager: *mut TileworkManager, peer: u32) ->
     with(manager, |shared| Ok(shared.add_peer(peer)?))
 }
 
-/// Stores who serves, "tiled", or "placed" where the device cannot map tiles, and why, in one sentence. Both are valid
+/// Stores who serves, "tiled", or "placed" where the device cannot map tiles or that was asked for, and why, in one sentence. Both are valid
 /// until this thread asks again. Either place may be null.
 ///
 /// # Safety

@@ -104,11 +104,13 @@ pub enum Error {
         /// Bytes that pinned groups hold.
         pinned: u64,
     },
-    /// The device keeps memory at one address, so that no group could be evicted; or there are 65,536 groups.
-    #[error("no groups on this device: it cannot map memory, or there are too many groups")]
+    /// Memory stays at one address, by the device or by choice, so that no group could be evicted; or there are 65,536 groups.
+    #[error(
+        "no groups here: the device cannot map memory elsewhere, or placed was asked for, or there are too many groups"
+    )]
     NoGroups,
-    /// Memory of the host that the device does not reach.
-    #[error("this device cannot use memory of the host as its own: lower what is live, or raise the limit")]
+    /// Memory of the host that the device does not reach, or that nothing maps.
+    #[error("memory of the host cannot be used as the device's here: lower what is live, or raise the limit")]
     NoSpill,
     /// The host has no room for contents that were to be kept there, or cannot bring them back.
     #[error("{bytes} bytes of device memory cannot be kept on the host: {reason}")]

@@ -127,6 +127,8 @@ struct State {
     executions: u64,
     /// What came to the stock before this execution is old.
     old: u64,
+    /// A thread gives it back.
+    giving: bool,
     /// The heaps that are on the host.
     spilled: FxHashSet<HeapId>,
 }
@@ -159,6 +161,7 @@ impl Depot {
             unreserve: Vec::new(),
             executions: 0,
             old: 0,
+            giving: false,
             spilled: FxHashSet::default(),
             device,
         };
@@ -415,8 +418,7 @@ impl Depot {
     /// Whether all that a lane has given back has its event.
     pub fn has_marked_all(&self, home: &Home) -> bool {
         let mut state = lock(&self.state);
-        // What fails is tried again, and does not change what is asked for here.
-        let _retried = self.settle(&mut state);
+        self.note_passed(&mut state);
         let unmarked = |of: &Home, event: &Option<Event>| of.key == home.key && event.is_none();
         !state.late.iter().any(|late| unmarked(&late.home, &late.event))
             && !state.stock.values().flatten().any(|entry| unmarked(&entry.home, &entry.event))
@@ -424,11 +426,16 @@ impl Depot {
 
     /// Unmaps what is late and need not be any longer, and records events that could not be.
     fn settle(&self, state: &mut State) -> Result<(), DeviceError> {
-        self.settle_some(state, usize::MAX).1
+        self.settle_some(state, |_| true).1
     }
 
-    /// The same, with so many unmappings at most. Returns how many there were, also where others failed.
-    fn settle_some(&self, state: &mut State, most: usize) -> (usize, Result<(), DeviceError>) {
+    /// The same, with those unmappings only that `which` names, of what need not be late each asked once. Returns how many
+    /// there were, also where others failed.
+    fn settle_some(
+        &self,
+        state: &mut State,
+        mut which: impl FnMut(&Late) -> bool,
+    ) -> (usize, Result<(), DeviceError>) {
         let mut done = 0;
         let mut outcome = Ok(());
         // What a lane gave back in one operation has one event, and asking costs a call.
@@ -450,8 +457,13 @@ impl Depot {
         };
         for mut late in std::mem::take(&mut state.late) {
             record(&late.home, &mut late.event);
-            let unmapped = (done < most && has_passed(&late.event))
-                .then(|| self.unmap(state, late.range, late.offset, late.bytes));
+            let passed = has_passed(&late.event);
+            if passed {
+                // Not to be asked again.
+                late.event = Some(Arc::clone(&self.done));
+            }
+            let unmapped =
+                (passed && which(&late)).then(|| self.unmap(state, late.range, late.offset, late.bytes));
             if unmapped == Some(Ok(())) {
                 done += 1;
             } else {
@@ -476,6 +488,17 @@ impl Depot {
             outcome = outcome.and(given.unwrap_or(Ok(())));
         }
         (done, outcome)
+    }
+
+    /// Records events that could not be, and notes which have passed. Unmaps nothing.
+    fn note_passed(&self, state: &mut State) {
+        // What fails is given back some other time.
+        let _tried_again = self.settle_some(state, |_| false);
+    }
+
+    /// Returns once nobody is about to ask a stream for something who did not know yet that it is no more.
+    pub fn let_others_out(&self) {
+        drop(lock(&self.state));
     }
 
     fn unmap(&self, state: &mut State, range: RangeId, offset: u64, bytes: u64) -> Result<(), DeviceError> {
@@ -559,10 +582,7 @@ impl Depot {
         let mut ready = self.take_stock(&mut state, home, bytes);
         if ready.is_none() {
             // Not before: it looks at all there is, and a request may take thousands of heaps.
-            let settled = self.settle(&mut state);
-            if let Err(error) = settled {
-                tracing::warn!(%error, "device memory could not be given back: it stays held and is tried again");
-            }
+            self.note_passed(&mut state);
             ready = self.take_stock(&mut state, home, bytes);
         }
         if let Some(entry) = ready {
@@ -583,6 +603,9 @@ impl Depot {
         let mut made = self.create_new(&mut state, bytes);
         if matches!(made, Err(DeviceError::OutOfMemory { .. })) {
             // Stock of other lengths makes room.
+            if let Err(error) = self.settle(&mut state) {
+                tracing::warn!(%error, "device memory could not be given back: it stays held and is tried again");
+            }
             let over = bytes.max(self.over_limit(bytes));
             if matches!(self.release(&mut state, over, |entry| !entry.spilled), Ok(1..)) {
                 made = self.create_new(&mut state, bytes);
@@ -629,7 +652,7 @@ impl Depot {
             if !state.late.iter().any(overlaps) {
                 return Ok(state);
             }
-            self.settle(&mut state)?;
+            self.settle_some(&mut state, overlaps).1?;
             let Some(late) = state.late.iter_mut().find(|late| overlaps(late)) else { return Ok(state) };
             match late.event.clone() {
                 Some(event) => {

@@ -25,6 +25,7 @@ impl Shared {
             books.forget(stream);
             if lane.key.stream == stream && !lane.key.is_guest() {
                 lane.home.set_orphan(true);
+                self.depot.let_others_out();
                 if self.depot.may_give(&lane.home) {
                     lane.home.begin();
                     outcome = outcome.and(self.absorb(lane, &mut books, false));
@@ -36,7 +37,8 @@ impl Shared {
     }
 
     /// Tells that one execution of the model has ended: the clock by which unused mappings and heaps grow old
-    /// and are given back, on a thread of its own where it is much. Never waits; a stream that is being captured is left for the next time.
+    /// and are given back, on a thread of its own where it is much. Never waits, but for the streams of what is given back where nothing is
+    /// mapped elsewhere; a stream that is being captured is left for the next time.
     ///
     /// # Errors
     /// As [`Manager::end_of_execution`].

@@ -33,13 +33,14 @@ fn of_system(meminfo: &str) -> Option<u64> {
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
 }
 
-/// Of a control group's files: what it may take beside what it has, of which pages of files that nobody has looked at
-/// lately go when there is need. `None` for one without a limit.
+/// Of a control group's files: what it may take beside what it has, of which pages of files go when there is need.
+/// `None` for one without a limit.
 #[cfg(any(target_os = "linux", test))]
 fn of_group(max: &str, current: &str, stat: &str) -> Option<u64> {
     let max: u64 = max.trim().parse().ok()?;
     let current: u64 = current.trim().parse().ok()?;
-    let files = stat.lines().find_map(|line| line.strip_prefix("inactive_file "))?.trim().parse().ok()?;
+    let of = |name| stat.lines().find_map(|line| line.strip_prefix(name))?.trim().parse::<u64>().ok();
+    let files = of("inactive_file ")?.saturating_add(of("active_file ")?);
     Some(max.saturating_sub(current.saturating_sub(files)))
 }
 
@@ -57,7 +58,7 @@ mod tests {
     #[test]
     fn a_group_may_take_what_its_limit_leaves() {
         let stat = "anon 300\ninactive_file 200\nactive_file 7\n";
-        assert_eq!(of_group("1000\n", "700\n", stat), Some(500));
+        assert_eq!(of_group("1000\n", "700\n", stat), Some(507));
         assert_eq!(of_group("max\n", "700\n", stat), None);
         assert_eq!(of_group("100\n", "700\n", stat), Some(0));
     }

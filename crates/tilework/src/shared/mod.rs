@@ -132,7 +132,8 @@ impl Shared {
     }
 
     /// The same, of which `placed` serves, whatever the device can: nothing is mapped elsewhere, so there are no groups, and no
-    /// heap goes from one stream to another.
+    /// heap goes from one stream to another. What is given back, also at the end of an execution, waits on the host for its stream, as
+    /// on a device that cannot map tiles.
     ///
     /// # Errors
     /// As [`new`](Shared::new).

@@ -26,18 +26,19 @@ impl Depot {
     /// Ends an execution: what was late and need not be is done, and heaps that stayed in the stock for `age`
     /// executions are released, on a thread of its own where it is much. Never waits.
     pub fn end_of_execution(self: &Arc<Self>, age: u64) -> Result<(), DeviceError> {
+        let mut thread = lock(&self.aging.0);
         let mut state = lock(&self.state);
         state.executions += 1;
         state.old = state.executions.saturating_sub(age);
         if state.late.len() + state.old_heaps() <= AT_ONCE {
             return self.give_back_old(&mut state, usize::MAX).1;
         }
-        drop(state);
-        let mut thread = lock(&self.aging.0);
-        if thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+        if state.giving && thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
             // It will come upon what has grown old since.
             return Ok(());
         }
+        state.giving = true;
+        drop(state);
         let depot = Arc::clone(self);
         match thread::Builder::new().name("tilework-aging".into()).spawn(move || depot.give_back_in_rounds())
         {
@@ -64,7 +65,10 @@ impl Depot {
     fn give_back_in_rounds(&self) {
         loop {
             let began = Instant::now();
-            let (done, outcome) = self.give_back_old(&mut lock(&self.state), ROUND);
+            let mut state = lock(&self.state);
+            let (done, outcome) = self.give_back_old(&mut state, ROUND);
+            state.giving = done > 0;
+            drop(state);
             if done > 0 {
                 thread::sleep(began.elapsed());
                 continue;
@@ -79,7 +83,12 @@ impl Depot {
     /// Does what was late and need not be, and releases what is old, so many of each at most. Returns how many there were,
     /// also where others failed.
     fn give_back_old(&self, state: &mut State, most: usize) -> (usize, Result<(), DeviceError>) {
-        let (unmapped, settled) = self.settle_some(state, most);
+        let mut left = most;
+        let (unmapped, settled) = self.settle_some(state, |_| {
+            let goes = left > 0;
+            left -= usize::from(goes);
+            goes
+        });
         let (old, mut asked) = (state.old, 0);
         let before = self.stock_bytes();
         let released = self.release(state, u64::MAX, |entry| {

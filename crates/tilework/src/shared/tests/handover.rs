@@ -230,6 +230,28 @@ fn what_cannot_be_given_back_beside_the_program_is_tried_again() {
 }
 
 #[test]
+fn what_is_late_elsewhere_and_fails_is_not_in_the_way_of_a_request() {
+    let mut rig = Rig::with(Options { heap_bytes: 2 * TILE, heap_age: 1, ..Options::default() });
+    let block = rig.used(40 * TILE, A);
+    rig.free(block);
+    // All of it goes to the stock, and nothing is unmapped before the work is over.
+    for _ in 0..4 {
+        rig.front.end_of_execution().unwrap();
+        rig.front.depot.finish();
+    }
+    assert_eq!(rig.front.stats().stock, 40 * TILE);
+    rig.world.run(A);
+    let unmaps = |rig: &Rig| rig.front.stats().device_calls.unmap;
+    let before = unmaps(&rig);
+    rig.faults.set(Plan::nth(3).of(Call::Unmap));
+    rig.used(2 * TILE, A);
+    assert!((1..3).contains(&(unmaps(&rig) - before)), "what is in the way is unmapped, and no more");
+    rig.faults.clear();
+    rig.front.end_of_execution().unwrap();
+    rig.check();
+}
+
+#[test]
 fn a_front_that_is_dropped_leaves_no_thread_with_the_device() {
     let options = Options { heap_bytes: 2 * TILE, heap_age: 1, ..Options::default() };
     let mut rig = Rig::with(options);
