@@ -17,7 +17,6 @@ the same to the bit. Other programs must leave the GPU alone meanwhile: the driv
 from __future__ import annotations
 
 import argparse
-import ctypes
 import hashlib
 import json
 import statistics

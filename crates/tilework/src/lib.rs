@@ -23,7 +23,8 @@
 //! * *live*: bytes requested and not yet freed. *mapped*: bytes of address space backed by memory.
 //!   *held*: bytes of physical memory created and not released. *reserved*: bytes of address space.
 //! * *lane*: the memory whose uses one stream orders. *stock*: heaps that no lane has. *pending*: freed, and
-//!   waiting for other streams that used it.
+//!   waiting for other streams that used it. *late*: to be unmapped once the stream has passed its last use.
+//! * *execution*: one image, request or step, as the program says. *age*: executions in a row that did not use something.
 //! * *fence*, *event*: a place in the work of a queue, *passed* once everything queued before it has run. *retained*: kept
 //!   until a fence has passed. *aliasing*: the use of memory at one place after its use at another.
 //! * *group*: lanes whose memory goes and comes together. *evict*: contents to the host, where they are *kept*, physical
