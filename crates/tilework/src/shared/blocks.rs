@@ -3,6 +3,9 @@
 //! Every request enters one and every free takes one out, so this is on the way of both. A table with linear
 //! probing: what is entered is known not to be there, so nothing is searched, and what is taken out leaves no
 //! mark, as those behind it move up. A map for every purpose takes twice as long.
+//!
+//! The block that came last stands beside the table until the next one comes: many are temporaries, freed before
+//! anything else is requested, and these never enter it.
 
 use rustc_hash::FxHashMap;
 
@@ -25,6 +28,9 @@ const FIRST: usize = 32;
 pub(super) struct Blocks {
     /// At most half full, so that there is always an empty place to stop at. A power of two.
     places: Box<[Live]>,
+    /// The block that came last, if it is live, in none of the places.
+    last: Live,
+    /// Blocks, `last` among them.
     len: usize,
     /// The streams that use a block beside the lane's own. Most programs have none.
     users: FxHashMap<u64, Vec<Stream>>,
@@ -32,17 +38,20 @@ pub(super) struct Blocks {
 
 impl Blocks {
     pub fn new() -> Blocks {
-        Blocks { places: vec![EMPTY; FIRST].into(), len: 0, users: FxHashMap::default() }
+        Blocks { places: vec![EMPTY; FIRST].into(), last: EMPTY, len: 0, users: FxHashMap::default() }
     }
 
     /// Enters a block, of an address at which none is live.
     #[inline]
     pub fn insert(&mut self, block: Live) {
-        if self.len * 2 >= self.places.len() {
-            self.grow();
+        let before = std::mem::replace(&mut self.last, block);
+        if before.address != EMPTY.address {
+            if self.len * 2 > self.places.len() {
+                self.grow();
+            }
+            self.place(before);
         }
         self.len += 1;
-        self.place(block);
     }
 
     #[inline]
@@ -67,6 +76,10 @@ impl Blocks {
     /// Takes the block at an address out. Who used it is to be asked next.
     #[inline(always)]
     pub fn remove(&mut self, address: u64) -> Option<Live> {
+        if self.last.address == address && address != EMPTY.address {
+            self.len -= 1;
+            return Some(std::mem::replace(&mut self.last, EMPTY));
+        }
         let mut gap = self.find(address)?;
         let block = self.places[gap];
         let mut at = self.after(gap);
@@ -98,7 +111,8 @@ impl Blocks {
 
     /// The block at an address.
     pub fn get(&self, address: u64) -> Option<Live> {
-        self.find(address).map(|at| self.places[at])
+        let last = Some(self.last).filter(|last| last.address == address && address != EMPTY.address);
+        last.or_else(|| self.find(address).map(|at| self.places[at]))
     }
 
     /// Notes that a stream uses the block at an address beside the lane's own.
@@ -119,7 +133,7 @@ impl Blocks {
 
     /// The blocks, in no order that means anything.
     pub fn iter(&self) -> impl Iterator<Item = Live> {
-        self.places.iter().copied().filter(|block| block.address != EMPTY.address)
+        self.places.iter().chain([&self.last]).copied().filter(|block| block.address != EMPTY.address)
     }
 
     pub fn len(&self) -> usize {
