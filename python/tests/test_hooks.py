@@ -27,6 +27,7 @@ for name in ("begin_allocate_to_pool", "end_allocate_to_pool", "release_pool"):
 def setUpModule():
     options = Options(size=ctypes.sizeof(Options), device=b"host")
     call("tilework_torch_configure", ctypes.byref(options))
+    LIB.tilework_torch_init(2)
 
 
 class Function(ctypes.Structure):
@@ -91,6 +92,16 @@ class Hooks(unittest.TestCase):
         self.assertEqual(after[121], -1)
         with self.assertRaisesRegex(Error, "122"):
             call("tilework_torch_stats", 0, self.figures(), 100)
+
+    def test_the_figures_of_a_gpu_that_is_not_there_are_refused(self):
+        numbers = (ctypes.c_int64 * 122)()
+        for device in (-1, 2, 127, 128, 2**31 - 1):
+            words = f"Invalid device argument {device}: did you call init. PyTorch has 2 GPUs"
+            for name, out in (("stats", (numbers, 122)), ("reset_peaks", ()), ("reset_accumulated", ())):
+                with self.assertRaisesRegex(Error, words):
+                    call(f"tilework_torch_{name}", device, *out)
+            with self.assertRaisesRegex(Error, words):
+                call("tilework_torch_fraction", device, ctypes.byref(ctypes.c_double()))
 
     def test_an_address_inside_a_block_leads_to_its_start(self):
         at, size = alloc(MIB, 0, None), ctypes.c_size_t()

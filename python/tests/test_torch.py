@@ -576,6 +576,42 @@ class Torch(unittest.TestCase):
             """
         )
 
+    def test_figures_of_a_gpu_that_is_not_there_or_not_used(self):
+        self.both(
+            """
+            cuda, accelerator = torch.cuda, torch.accelerator
+            figures = (cuda.memory_stats, cuda.memory_allocated, cuda.max_memory_allocated, cuda.memory_reserved,
+                       cuda.max_memory_reserved, accelerator.memory_stats, accelerator.memory_reserved)
+            resets = (cuda.reset_peak_memory_stats, cuda.reset_accumulated_memory_stats,
+                      accelerator.reset_peak_memory_stats, accelerator.reset_accumulated_memory_stats)
+            fractions = (cuda.get_per_process_memory_fraction,
+                         lambda device: cuda.set_per_process_memory_fraction(0.5, device))
+            def refused_by(functions, *devices):
+                for function in functions:
+                    for device in devices:
+                        words = f"Invalid device argument {device}: did you call init?"
+                        refused(RuntimeError, words, lambda: function(device))
+            tilework.torch.enable(device="host")
+            # As PyTorch's own allocator, before anything is initialised.
+            assert not any(figure(9) for figure in figures)
+            refused_by(resets, 0, 9)
+            cuda.init()
+            refused_by((*figures, cuda.memory_summary, *resets, *fractions), 2, 9, -1)
+            # One that is there and was not used.
+            stats = cuda.memory_stats(1)
+            assert len(stats) == 122 and stats.pop("max_split_size") == -1 and not any(stats.values()), stats
+            assert cuda.memory_summary(1) and cuda.get_per_process_memory_fraction(1) == 1.0
+            for reset in resets: reset(1)
+            # Nobody has opened it: it has no trace.
+            import pathlib, tempfile
+            with tempfile.TemporaryDirectory() as folder:
+                with tilework.torch.record(f"{folder}/a.csv"):
+                    x = tensor(MIB)
+                    assert cuda.memory_allocated(0) == MIB and cuda.memory_allocated(1) == 0
+                assert [path.name for path in pathlib.Path(folder).iterdir()] == ["a.csv"]
+            """
+        )
+
     def test_out_of_memory_is_torchs_own_error_and_passes(self):
         self.program(
             """

@@ -84,6 +84,10 @@ def memory_stats(device: int) -> dict[str, Any]:
 
 def install(done: int) -> None:
     """Replaces what the library could not make PyTorch ask it, and what must refuse."""
+    C: Any = torch._C
+    if hasattr(C, "_accelerator_isAllocatorInitialized"):
+        # To PyTorch a plug-in is initialised once it is made, before there is a GPU whose figures could be asked.
+        C._accelerator_isAllocatorInitialized = torch.cuda.is_initialized
     if not done & STATISTICS:
         _statistics()
         _accelerator()
@@ -114,7 +118,6 @@ def _accelerator() -> None:
     C: Any = torch._C
     if not hasattr(C, "_accelerator_getDeviceStats"):
         return
-    C._accelerator_isAllocatorInitialized = torch.cuda.is_initialized
     C._accelerator_getDeviceStats = memory_stats
     C._accelerator_resetPeakStats = lambda device: call("tilework_torch_reset_peaks", device)
     C._accelerator_resetAccumulatedStats = lambda device: call("tilework_torch_reset_accumulated", device)

@@ -211,10 +211,11 @@ pub unsafe extern "C" fn tilework_torch_free(
 
 /// `void (int)`: how many GPUs there are, when CUDA is initialised.
 #[unsafe(no_mangle)]
-pub extern "C" fn tilework_torch_init(_device_count: c_int) {
+pub extern "C" fn tilework_torch_init(device_count: c_int) {
     // Managers are made when a GPU is used first: each keeps a context on its GPU.
     quietly(|| {
         exception::prepare();
+        gpus::begin(device_count);
         Ok(())
     });
 }
@@ -228,7 +229,7 @@ pub extern "C" fn tilework_torch_reset() {
 /// `void (double, int)`: torch.cuda.set_per_process_memory_fraction().
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn tilework_torch_memory_fraction(fraction: f64, device: c_int) {
-    or_throw(|| gpus::get(device)?.set_fraction(fraction), ());
+    or_throw(|| gpus::set_fraction(device, fraction), ());
 }
 
 /// `void *(void *, size_t *)`: where the block that contains an address begins, and its length.
@@ -306,7 +307,8 @@ pub extern "C" fn tilework_torch_release_pool(device: c_int, first: u64, second:
 /// active_bytes, inactive_split_bytes, then requested_bytes, each for all, the small and the large pool, and
 /// each of these current, peak, allocated, freed; num_alloc_retries, num_ooms; oversize_allocations and
 /// oversize_segments, current to freed; num_sync_all_streams, num_device_alloc, num_device_free,
-/// max_split_size.
+/// max_split_size. Of a GPU that was not used yet they are those of nothing; a number that PyTorch has no GPU of is
+/// refused, and so is any before `tilework_torch_init`.
 ///
 /// # Safety
 /// `out` must be null or valid for writes of `count` numbers.
@@ -316,7 +318,7 @@ pub unsafe extern "C" fn tilework_torch_stats(device: c_int, out: *mut i64, coun
         if out.is_null() || count != FIGURES {
             return Err(Failure::argument(format!("stats take an array of {FIGURES} numbers")));
         }
-        let stats = gpus::get(device)?.stats();
+        let stats = gpus::stats(device)?;
         // SAFETY: not null, so valid for as many as the structure has.
         unsafe { out.cast::<DeviceStats>().write_unaligned(stats) };
         Ok(())
@@ -326,19 +328,13 @@ pub unsafe extern "C" fn tilework_torch_stats(device: c_int, out: *mut i64, coun
 /// torch.cuda.reset_peak_memory_stats().
 #[unsafe(no_mangle)]
 pub extern "C" fn tilework_torch_reset_peaks(device: c_int) -> TileworkStatus {
-    status(|| {
-        gpus::get(device)?.reset_peaks();
-        Ok(())
-    })
+    status(|| gpus::reset_peaks(device))
 }
 
 /// torch.cuda.reset_accumulated_memory_stats().
 #[unsafe(no_mangle)]
 pub extern "C" fn tilework_torch_reset_accumulated(device: c_int) -> TileworkStatus {
-    status(|| {
-        gpus::get(device)?.reset_accumulated();
-        Ok(())
-    })
+    status(|| gpus::reset_accumulated(device))
 }
 
 /// torch.cuda.get_per_process_memory_fraction().
@@ -351,7 +347,7 @@ pub unsafe extern "C" fn tilework_torch_fraction(device: c_int, out: *mut f64) -
         if out.is_null() {
             return Err(Failure::argument("the place for the fraction is null"));
         }
-        let fraction = gpus::get(device)?.fraction();
+        let fraction = gpus::fraction(device)?;
         // SAFETY: not null, so valid for a write.
         unsafe { out.write(fraction) };
         Ok(())

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::ffi::c_int;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tilework::manager::Stream;
 use tilework::shared::streams::Streams as _;
-use tilework::shared::{PoolId, Shared};
+use tilework::shared::{PoolId, Shared, Totals};
 use tilework_cuda::streams::CudaStreams;
 
 use super::filter::Filter;
@@ -22,6 +23,9 @@ use crate::open::{self, Settings};
 const MOST: usize = 128;
 
 static GPUS: [OnceLock<Gpu>; MOST] = [const { OnceLock::new() }; MOST];
+
+/// How many GPUs PyTorch has begun with; none before it has.
+static COUNT: AtomicI32 = AtomicI32::new(0);
 
 /// Held while a GPU is opened.
 static PLAN: Mutex<Plan> = Mutex::new(Plan { settings: None, recording: None });
@@ -63,6 +67,9 @@ struct Books {
     /// References on pools, as PyTorch counts them.
     pools: HashMap<PoolId, c_int>,
 }
+
+/// The part of a GPU's memory that may be held where nobody has asked for less.
+const ALL: f64 = 1.0;
 
 /// Says how GPUs are to be opened.
 pub fn configure(settings: Settings) -> Result<()> {
@@ -136,6 +143,59 @@ pub fn get(ordinal: c_int) -> Result<&'static Gpu> {
     }
 }
 
+/// PyTorch begins with as many GPUs.
+pub fn begin(count: c_int) {
+    COUNT.store(count, Ordering::Relaxed);
+}
+
+/// The GPU that PyTorch asks about; `None` if it was not used yet. Asking opens none, since a context takes hundreds of
+/// MiB there and programs ask about all GPUs they see.
+fn asked(ordinal: c_int) -> Result<Option<&'static Gpu>> {
+    let count = COUNT.load(Ordering::Relaxed);
+    let slot = usize::try_from(ordinal).ok().filter(|_| ordinal < count).and_then(|index| GPUS.get(index));
+    let slot = slot.ok_or_else(|| {
+        // PyTorch's own sentence first, which programs may look for.
+        let text = format!("Invalid device argument {ordinal}: did you call init? PyTorch has {count} GPUs");
+        Failure::argument(text)
+    })?;
+    Ok(slot.get())
+}
+
+/// What torch.cuda.memory_stats() says.
+pub fn stats(ordinal: c_int) -> Result<DeviceStats> {
+    let unused = || Counters::default().report(&Totals::default());
+    Ok(asked(ordinal)?.map_or_else(unused, Gpu::stats))
+}
+
+/// Makes the peaks of a GPU's figures start again from what is now.
+pub fn reset_peaks(ordinal: c_int) -> Result<()> {
+    if let Some(gpu) = asked(ordinal)? {
+        gpu.shared.reset_peaks();
+        gpu.books().counters.reset_peaks();
+    }
+    Ok(())
+}
+
+/// Makes what only grows of a GPU's figures start again from zero.
+pub fn reset_accumulated(ordinal: c_int) -> Result<()> {
+    if let Some(gpu) = asked(ordinal)? {
+        let totals = gpu.shared.totals();
+        gpu.books().counters.reset_accumulated(&totals);
+    }
+    Ok(())
+}
+
+/// The part of a GPU's memory that may be held.
+pub fn fraction(ordinal: c_int) -> Result<f64> {
+    Ok(asked(ordinal)?.map_or(ALL, |gpu| gpu.books().fraction))
+}
+
+/// Limits what is held to a part of a GPU's memory, beside the limit in bytes.
+pub fn set_fraction(ordinal: c_int, fraction: f64) -> Result<()> {
+    asked(ordinal)?;
+    get(ordinal)?.set_fraction(fraction)
+}
+
 #[cold]
 fn open(ordinal: c_int, slot: &'static OnceLock<Gpu>) -> Result<&'static Gpu> {
     let plan = Plan::lock();
@@ -166,7 +226,7 @@ impl Gpu {
             books: Mutex::new(Books {
                 counters: Counters::default(),
                 limit: settings.limit,
-                fraction: 1.0,
+                fraction: ALL,
                 pools: HashMap::new(),
             }),
         })
@@ -226,14 +286,8 @@ impl Gpu {
         Ok(())
     }
 
-    /// The part of the GPU's memory that may be held.
-    pub fn fraction(&self) -> f64 {
-        self.books().fraction
-    }
-
-    /// Limits what is held to a part of the GPU's memory, beside the limit in bytes.
-    pub fn set_fraction(&self, fraction: f64) -> Result<()> {
-        if !(0.0..=1.0).contains(&fraction) {
+    fn set_fraction(&self, fraction: f64) -> Result<()> {
+        if !(0.0..=ALL).contains(&fraction) {
             return Err(Failure::argument("the fraction of memory must be from 0 to 1"));
         }
         let mut books = self.books();
@@ -251,7 +305,7 @@ impl Gpu {
     }
 
     fn apply(&self, limit: Option<u64>, fraction: f64) -> Result<()> {
-        let part = self.total_bytes.filter(|_| fraction < 1.0).map(|total| (total as f64 * fraction) as u64);
+        let part = self.total_bytes.filter(|_| fraction < ALL).map(|total| (total as f64 * fraction) as u64);
         Ok(self.shared.set_limit(part.into_iter().chain(limit).min())?)
     }
 
@@ -298,22 +352,9 @@ impl Gpu {
         self.books().pools.get(&pool).copied().unwrap_or(0)
     }
 
-    /// What torch.cuda.memory_stats() says.
-    pub fn stats(&self) -> DeviceStats {
+    fn stats(&self) -> DeviceStats {
         let totals = self.shared.totals();
         self.books().counters.report(&totals)
-    }
-
-    /// Makes the peaks start again from what is now.
-    pub fn reset_peaks(&self) {
-        self.shared.reset_peaks();
-        self.books().counters.reset_peaks();
-    }
-
-    /// Makes what only grows start again from zero.
-    pub fn reset_accumulated(&self) {
-        let totals = self.shared.totals();
-        self.books().counters.reset_accumulated(&totals);
     }
 }
 

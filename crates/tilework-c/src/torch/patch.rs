@@ -59,26 +59,20 @@ mod entries {
         guarded(body).unwrap_or_default()
     }
 
-    pub extern "C" fn get_device_stats(_: This, device: i8) -> DeviceStats {
-        or_nothing(|| Ok(gpus::get(device.into())?.stats()))
+    pub extern "C-unwind" fn get_device_stats(_: This, device: i8) -> DeviceStats {
+        or_throw(|| gpus::stats(device.into()), DeviceStats::default())
     }
 
-    pub extern "C" fn reset_accumulated_stats(_: This, device: i8) {
-        or_nothing(|| {
-            gpus::get(device.into())?.reset_accumulated();
-            Ok(())
-        });
+    pub extern "C-unwind" fn reset_accumulated_stats(_: This, device: i8) {
+        or_throw(|| gpus::reset_accumulated(device.into()), ());
     }
 
-    pub extern "C" fn reset_peak_stats(_: This, device: i8) {
-        or_nothing(|| {
-            gpus::get(device.into())?.reset_peaks();
-            Ok(())
-        });
+    pub extern "C-unwind" fn reset_peak_stats(_: This, device: i8) {
+        or_throw(|| gpus::reset_peaks(device.into()), ());
     }
 
-    pub extern "C" fn get_memory_fraction(_: This, device: i8) -> f64 {
-        or_nothing(|| Ok(gpus::get(device.into())?.fraction()))
+    pub extern "C-unwind" fn get_memory_fraction(_: This, device: i8) -> f64 {
+        or_throw(|| gpus::fraction(device.into()), 0.0)
     }
 
     pub unsafe extern "C" fn cache_info(_: This, device: i8, largest: *mut usize) {
