@@ -369,4 +369,77 @@ mod tests {
         assert_eq!(name("runs/a.csv.gz", 1), "runs/a.gpu1.csv.gz");
         assert_eq!(name("a", 2), "a.gpu2");
     }
+
+    const MIB: u64 = 1 << 20;
+
+    /// A GPU with 100 MiB.
+    fn small() -> Gpu {
+        Gpu {
+            shared: Arc::new(open::shared("sim-h200", &Settings::default()).unwrap()),
+            handle: 0,
+            total_bytes: Some(100 * MIB),
+            driver: None,
+            streams: None,
+            books: Mutex::new(Books {
+                counters: Counters::default(),
+                limit: None,
+                fraction: ALL,
+                pools: HashMap::new(),
+            }),
+        }
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        /// A limit, MiB.
+        Limit(Option<u64>),
+        /// A part of the memory.
+        Part(f64),
+    }
+
+    #[test]
+    fn of_a_limit_and_a_part_of_the_memory_the_lesser_counts() {
+        use Step::{Limit, Part};
+        let cases = [
+            // Either order.
+            (vec![Limit(Some(40)), Part(0.5)], 40),
+            (vec![Part(0.5), Limit(Some(40))], 40),
+            (vec![Limit(Some(60)), Part(0.5)], 50),
+            (vec![Part(0.5), Limit(Some(60))], 50),
+            // One that is raised or lifted leaves what the other says.
+            (vec![Limit(Some(40)), Part(0.5), Limit(Some(60))], 50),
+            (vec![Part(0.5), Limit(Some(40)), Limit(None)], 50),
+            (vec![Limit(Some(60)), Part(0.5), Part(0.75)], 60),
+            (vec![Part(0.5), Limit(Some(60)), Part(1.0)], 60),
+        ];
+        for (steps, mib) in cases {
+            let gpu = small();
+            for &step in &steps {
+                match step {
+                    Limit(mib) => gpu.set_limit(mib.map(|mib| mib * MIB)).unwrap(),
+                    Part(fraction) => gpu.set_fraction(fraction).unwrap(),
+                }
+            }
+            assert_eq!(gpu.shared.limit(), Some(mib * MIB), "{steps:?}");
+        }
+    }
+
+    #[test]
+    fn a_limit_that_is_refused_is_forgotten() {
+        let gpu = small();
+        // A group is made pinned.
+        let group = gpu.shared.group("pinned").unwrap();
+        gpu.shared.alloc_for(group, 30 * MIB, Stream(0)).unwrap();
+        gpu.set_limit(Some(60 * MIB)).unwrap();
+        for failed in [gpu.set_limit(Some(20 * MIB)), gpu.set_fraction(0.2), gpu.set_fraction(1.5)] {
+            failed.unwrap_err();
+            assert_eq!(gpu.shared.limit(), Some(60 * MIB));
+        }
+        // Neither counts when the other is changed later.
+        gpu.set_fraction(0.5).unwrap();
+        assert_eq!(gpu.shared.limit(), Some(50 * MIB));
+        gpu.set_limit(None).unwrap();
+        assert_eq!((gpu.shared.limit(), gpu.books().fraction), (Some(50 * MIB), 0.5));
+        assert_eq!(gpu.alloc(51 * MIB, Stream(0)).unwrap_err().status, call::TileworkStatus::OutOfMemory);
+    }
 }
