@@ -266,6 +266,24 @@ class Sessions(Programs):
             """
         )
 
+    def test_a_forked_child_is_refused(self):
+        self.program(
+            """
+            import os
+            tw.enable(cuda=[])
+            before = session()
+            expected = before.run(None, picture(32))
+            child = os.fork()
+            if child == 0:
+                for body in (lambda: before.run(None, picture(32)), session, tw.stats, tw.trim, tw.end_of_execution):
+                    refused(Exception, "this process was forked from the one that has the memory", body)
+                # Not to the end: ONNX Runtime waits there for threads that a child does not have.
+                os._exit(0)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            assert all(map(np.array_equal, before.run(None, picture(32)), expected))
+            """
+        )
+
     def test_unused_memory_is_given_back_after_as_many_runs_as_was_said(self):
         for options, runs in (("heap_age=2", 3), ("mapping_age=9", 6)):
             self.program(

@@ -73,6 +73,33 @@ static void threads_keep_their_patterns(void) {
     DONE(tilework_destroy(manager));
 }
 
+// What a thread has of the library's is gone by then.
+static void use_at_the_end(void *manager) {
+    uint64_t address;
+    DONE(tilework_alloc(manager, MIB, NULL, &address));
+    DONE(tilework_free(manager, address));
+    CHECK(tilework_free(manager, address) == TILEWORK_STATUS_UNKNOWN_ADDRESS);
+    CHECK(figures(manager).blocks == 0);
+}
+
+static pthread_key_t at_the_end;
+
+static void *ends(void *manager) {
+    CHECK(!pthread_setspecific(at_the_end, manager));
+    DONE(tilework_trim(manager, NULL));
+    return NULL;
+}
+
+static void threads_that_end_are_served(void) {
+    tilework_manager *manager = host(0);
+    pthread_t thread;
+    CHECK(!pthread_key_create(&at_the_end, use_at_the_end));
+    CHECK(!pthread_create(&thread, NULL, ends, manager));
+    CHECK(!pthread_join(thread, NULL));
+    CHECK(figures(manager).allocations == 1);
+    DONE(tilework_destroy(manager));
+}
+
 static void mistakes_are_errors(void) {
     tilework_manager *manager = host(0), *none = (tilework_manager *)0x1000;
     uint64_t address, start, bytes;
@@ -112,6 +139,24 @@ static void mistakes_are_errors(void) {
     DONE(tilework_free(manager, address));
     REFUSED(tilework_free(manager, address), TILEWORK_STATUS_UNKNOWN_ADDRESS, "address");
     REFUSED(tilework_block_of(manager, address, &start, NULL), TILEWORK_STATUS_UNKNOWN_ADDRESS, "no live block");
+
+    // The program's own, another manager's, and one inside a block.
+    tilework_manager *neighbour = host(0);
+    uint64_t theirs;
+    DONE(tilework_alloc(neighbour, 1000, NULL, &theirs));
+    DONE(tilework_alloc(manager, 1000, NULL, &address));
+    for (int n = 0; n < 4; n++) {
+        uint64_t wrong[] = {(uint64_t)(uintptr_t)&address, theirs, address + 512, UINT64_MAX};
+        REFUSED(tilework_free(manager, wrong[n]), TILEWORK_STATUS_UNKNOWN_ADDRESS, "address");
+        REFUSED(tilework_free_on(manager, wrong[n], NULL), TILEWORK_STATUS_UNKNOWN_ADDRESS, "address");
+    }
+    CHECK(figures(manager).blocks == 1 && figures(neighbour).blocks == 1);
+    DONE(tilework_free(manager, address));
+    DONE(tilework_destroy(neighbour));
+
+    // There is one GPU.
+    options = (tilework_options){.size = sizeof options, .device = "cuda:1"};
+    REFUSED(tilework_create(&options, &none), TILEWORK_STATUS_DEVICE_FAILED, "there is no GPU 1: the driver has 1");
 
     DONE(tilework_destroy(manager));
     REFUSED(tilework_destroy(manager), TILEWORK_STATUS_INVALID_ARGUMENT, "destroyed");
@@ -353,6 +398,7 @@ int main(int argc, char **argv) {
     CHECK(tilework_version()[0] != 0);
     CHECK(tilework_last_error() == NULL);
     threads_keep_their_patterns();
+    threads_that_end_are_served();
     mistakes_are_errors();
     a_limit_is_kept_and_can_be_raised();
     who_serves_is_told();

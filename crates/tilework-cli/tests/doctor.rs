@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 
 use assert_cmd::Command;
-use common::{Folder, driver, stderr, stdout, tilework};
+use common::{Folder, driver, old_driver, stderr, stdout, tilework};
 use serde_json::Value;
 
 /// `tilework doctor`, blind to drivers of the machine that the tests run on.
@@ -149,6 +149,11 @@ fn what_does_not_work_is_listed_with_reason_and_remedy() {
     let gpu = device(&broken, "cuda");
     assert!(gpu["problem"].as_str().unwrap().starts_with("cuDevicePrimaryCtxRetain"), "{gpu}");
     assert!(gpu["fix"].as_str().unwrap().contains("dmesg"), "{gpu}");
+
+    let old = on(&old_driver(), "GPUS", "1");
+    let gpu = device(&old, "cuda");
+    assert!(gpu["problem"].as_str().unwrap().contains("driver is too old: it lacks cuMemMap"), "{gpu}");
+    assert!(gpu["fix"].as_str().unwrap().contains("update the NVIDIA driver"), "{gpu}");
 
     let absent = on(&bad, "GPUS", "0");
     let gpu = device(&absent, "cuda");

@@ -54,10 +54,20 @@ impl Folder {
 /// A folder with a stand-in for the CUDA driver in it, for LD_LIBRARY_PATH; `data/libcuda.c` tells which variables say
 /// what it finds.
 pub fn driver() -> Folder {
+    compiled_driver(&[])
+}
+
+/// As [`driver`], but of a driver from before memory could be mapped.
+pub fn old_driver() -> Folder {
+    compiled_driver(&["-DcuMemMap=of_a_later_driver"])
+}
+
+fn compiled_driver(options: &[&str]) -> Folder {
     let folder = Folder::new();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/libcuda.c");
     let mut compiler = process::Command::new(env::var_os("CC").unwrap_or_else(|| "cc".into()));
-    compiler.args(["-shared", "-fPIC", "-o"]).arg(folder.path("libcuda.so.1")).arg(source).assert().success();
+    compiler.args(options).args(["-shared", "-fPIC", "-o"]).arg(folder.path("libcuda.so.1")).arg(source);
+    compiler.assert().success();
     folder
 }
 
