@@ -522,7 +522,9 @@ class Torch(unittest.TestCase):
             refused(ValueError, "there is no cuda:2", lambda: tilework.torch.manage(torch.nn.Linear(1, 1), device="cuda:2"))
             refused(ValueError, "there is no cuda:2", lambda: tilework.torch.group("a").stats("cuda:2"))
             refused(ValueError, "expected a cuda device", lambda: tilework.torch.trim("cpu"))
-            assert tilework.torch.stats("cuda:1")["live"] == 0
+            for device in ("cuda:1", 1, torch.device("cuda", 1), torch.cuda.device(1)):
+                assert tilework.torch.stats(device)["live"] == 0
+            refused(ValueError, "there is no cuda:9", lambda: tilework.torch.stats(torch.cuda.device(9)))
             """
         )
 
@@ -549,11 +551,13 @@ class Torch(unittest.TestCase):
     def test_statistics(self):
         self.both(
             """
-            native = torch.cuda.memory_stats
+            from tilework import _hooks
             tilework.torch.enable(device="host")
             small, large = tensor(1000), tensor(3 * MIB)
             stats = torch.cuda.memory_stats()
             assert len(stats) == 122, len(stats)
+            # The keys are PyTorch's also where the Python side makes them.
+            assert _hooks.memory_stats(0) == torch._C._cuda_memoryStats(0)
             assert stats["allocated_bytes.all.current"] == 1000 + 3 * MIB
             assert stats["allocated_bytes.small_pool.current"] == 1000
             assert stats["allocation.large_pool.current"] == 1
@@ -564,7 +568,9 @@ class Torch(unittest.TestCase):
             torch.cuda.reset_peak_memory_stats()
             assert torch.cuda.max_memory_allocated() == 1000
             torch.cuda.reset_accumulated_memory_stats()
-            assert torch.cuda.memory_stats()["allocation.all.allocated"] == 0
+            counted = torch.cuda.memory_stats()
+            keys = [key for key in counted if key.endswith(("allocated", "freed")) or key.startswith("num_")]
+            assert len(keys) == 63 and not any(counted[key] for key in keys), counted
             assert "CUDA memory summary" in torch.cuda.memory_summary()
             assert torch.accelerator.memory_allocated() == 1000
             torch.accelerator.reset_peak_memory_stats()
@@ -706,7 +712,10 @@ class Torch(unittest.TestCase):
     def test_memory_pools(self):
         self.program(
             """
+            import inspect
+            signature = inspect.signature(torch.cuda.MemPool)
             tilework.torch.enable(device="host")
+            assert inspect.signature(torch.cuda.MemPool) == signature
             pool = torch.cuda.MemPool()
             assert pool.use_count() == 1
             with torch.cuda.use_mem_pool(pool):

@@ -8,6 +8,7 @@ make PyTorch's C++ ask it directly.
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -43,6 +44,8 @@ def ordinal(device: Any) -> int:
     """The number of a GPU as users name it; the current one for None."""
     if device is None:
         return torch.cuda.current_device() if torch.cuda.is_initialized() else 0
+    if isinstance(device, torch.cuda.device):
+        device = device.idx
     if isinstance(device, int):
         count = torch.cuda.device_count()
         # Where there is none at all, the library knows why.
@@ -170,6 +173,7 @@ def _pools(served: bool) -> None:
     """Pools with an allocator of their own would get our memory, and none at all where they cannot be had."""
     original = torch.cuda.memory.MemPool.__init__
 
+    @functools.wraps(original)
     def init(self: Any, allocator: Any = None, *arguments: Any, **options: Any) -> None:
         if not served:
             raise RuntimeError("torch.cuda.MemPool: this version of PyTorch lets only its own allocator make pools")

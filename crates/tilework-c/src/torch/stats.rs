@@ -66,12 +66,20 @@ pub struct Counters {
     bytes: Stats,
     /// Bytes given back to the GPU when the program asked for it.
     released: i64,
-    /// Where counts of the manager begin since they were reset.
-    retries: u64,
-    ooms: u64,
+    /// What the manager told when what only grows was reset: counts begin there.
+    since: Totals,
+    /// Bytes that were held and not active then.
+    inactive_since: i64,
 }
 
 impl Stat {
+    /// Of what was `before`, and of which `freed` at least are known to have gone meanwhile.
+    fn since(before: i64, current: i64, peak: i64, freed: i64) -> Stat {
+        let grown = current - before;
+        let allocated = (grown + freed).max(0);
+        Stat { current, peak, allocated, freed: allocated - grown }
+    }
+
     fn grow(&mut self, by: i64) {
         self.current += by;
         self.allocated += by;
@@ -130,12 +138,19 @@ impl Counters {
             (stat.allocated, stat.freed) = (0, 0);
         }
         self.released = 0;
-        (self.retries, self.ooms) = (totals.retries, totals.ooms);
+        self.since = *totals;
+        self.inactive_since = self.inactive(totals);
+    }
+
+    /// Bytes held that no request has, and that do not wait for a stream.
+    fn inactive(&self, totals: &Totals) -> i64 {
+        (totals.usage.held as i64 - totals.pending as i64 - self.bytes.all.current).max(0)
     }
 
     /// Everything, with what the manager knows.
     pub fn report(&self, totals: &Totals) -> DeviceStats {
-        let usage = totals.usage;
+        let (usage, since) = (&totals.usage, &self.since);
+        let count = |now: u64, then: u64| now.saturating_sub(then) as i64;
         let (held, peak_held) = (usage.held as i64, usage.peak_held as i64);
         let pending = totals.pending as i64;
         let mut active_bytes = self.bytes;
@@ -143,10 +158,9 @@ impl Counters {
             stat.current += pending;
             stat.peak = stat.peak.max(stat.current);
         }
-        let reserved =
-            Stat { current: held, peak: peak_held, allocated: held + self.released, freed: self.released };
-        let inactive = (held - active_bytes.all.current).max(0);
-        let inactive = Stat { current: inactive, peak: inactive, allocated: inactive, freed: 0 };
+        let reserved = Stat::since(since.usage.held as i64, held, peak_held, self.released);
+        let inactive = self.inactive(totals);
+        let inactive = Stat::since(self.inactive_since, inactive, inactive, 0);
         DeviceStats {
             allocation: self.requests,
             active: self.requests,
@@ -155,10 +169,10 @@ impl Counters {
             active_bytes,
             reserved_bytes: Stats::whole(reserved),
             inactive_split_bytes: Stats::whole(inactive),
-            num_alloc_retries: totals.retries.saturating_sub(self.retries) as i64,
-            num_ooms: totals.ooms.saturating_sub(self.ooms) as i64,
-            num_device_alloc: totals.device_calls.create as i64,
-            num_device_free: totals.device_calls.release as i64,
+            num_alloc_retries: count(totals.retries, since.retries),
+            num_ooms: count(totals.ooms, since.ooms),
+            num_device_alloc: count(totals.device_calls.create, since.device_calls.create),
+            num_device_free: count(totals.device_calls.release, since.device_calls.release),
             max_split_size: -1,
             ..DeviceStats::default()
         }
