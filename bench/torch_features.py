@@ -585,6 +585,50 @@ except RuntimeError as error:
 
 
 @feature
+def executions(torch):
+    """with execution(): around requests, one of which is captured; what a long one took is given back beside a graph"""
+    if torch.cuda.get_allocator_backend() != "pluggable":
+        raise Skipped("is Tilework's own")
+    import tilework.torch
+
+    weight = torch.randn(1000, 1000, device="cuda")
+
+    def request(rows):
+        with tilework.torch.execution():
+            x = torch.ones(rows, 1000, device="cuda")
+            for _ in range(4):
+                x = (x @ weight).relu().div(100)
+            return x.sum(dim=0)
+
+    request(1000)
+    expected = request(1000)
+    side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        request(1000)
+    torch.cuda.current_stream().wait_stream(side)
+    with torch.cuda.graph(graph):
+        captured = request(1000)
+    graph.replay()
+    before = torch.cuda.memory_reserved()
+    request(1_000_000)
+    high = torch.cuda.memory_reserved()
+    for _ in range(10):
+        assert torch.equal(request(1000), expected)
+        graph.replay()
+        assert torch.allclose(captured, expected, rtol=1e-3)
+    torch.cuda.synchronize()
+    # A thread of its own gives it back.
+    for _ in range(100):
+        if torch.cuda.memory_reserved() <= before:
+            break
+        time.sleep(0.05)
+    after = torch.cuda.memory_reserved()
+    assert high > 4000 * MIB and after <= before, (before, high, after)
+    return f"{before >> 20} MiB held, {high >> 20} with the long one, {after >> 20} afterwards"
+
+
+@feature
 def nccl(torch):
     """two processes, a GPU each: all_reduce and all_gather of many sizes, DistributedDataParallel, registered buffers"""
     two_gpus(torch)

@@ -617,6 +617,28 @@ class OnAGpu(Programs):
             """
         )
 
+    def test_every_session_is_managed_where_enable_says_so(self):
+        self.program(
+            """
+            plain = gpu()
+            expected = plain.run(None, latent(32))[0].tobytes()
+            del plain
+            tw.enable(limit=480 * MIB, manage=True)
+            sessions = [gpu(), gpu()]
+            names = [tw.group(served).name for served in sessions]
+            for _ in range(3):
+                for at, served in enumerate(sessions):
+                    assert served.run(None, latent(32))[0].tobytes() == expected
+                    states = [tw.group(each).stats()["residence"] for each in (served, sessions[1 - at])]
+                    assert states == ["resident", "evicted"], states
+            figures = tw.stats("cuda:0")
+            assert figures["peak_held"] <= 480 * MIB, figures
+            del served, sessions
+            gc.collect()
+            assert tw.stats("cuda:0")["live"] == 0 == tw.stats("cuda:0")["kept"], (names, tw.stats("cuda:0"))
+            """
+        )
+
     def test_threads_at_the_same_time(self):
         self.program(
             """
