@@ -129,6 +129,7 @@ class Worker {
     std::vector<cudaStream_t> streams;
     std::vector<Block> mine;
     uint32_t group = 0;
+    bool grouped = false;
     std::vector<Block> members;
     // Whether the group's contents stay as they are, and whether they were given up.
     bool constant, discarded = false;
@@ -309,9 +310,14 @@ public:
         for (auto &stream : streams) CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
         char name[32];
         snprintf(name, sizeof name, "of thread %p", (void *)this);
-        DONE(tilework_group(manager, name, &group));
-        DONE(tilework_set_constant(manager, group, constant));
-        DONE(tilework_unpin(manager, group));
+        tilework_status status = tilework_group(manager, name, &group);
+        // Only where the device maps memory.
+        grouped = status != TILEWORK_STATUS_UNSUPPORTED;
+        if (grouped) {
+            must(status, "tilework_group");
+            DONE(tilework_set_constant(manager, group, constant));
+            DONE(tilework_unpin(manager, group));
+        }
         for (uint64_t step = 0; !stop; step++) {
             bool full = mine.size() >= BLOCKS || (mine.size() > BLOCKS / 2 && below(2));
             if (full && below(4) == 0) hand_over(below(mine.size()));
@@ -321,7 +327,7 @@ public:
             // Work does not pile up without end.
             if (step % 256 == 0) CUDA(cudaStreamSynchronize(any()));
             if (steady) continue;
-            if (below(100) == 0) visit();
+            if (grouped && below(100) == 0) visit();
             if (below(500) == 0) DONE(tilework_end_of_execution(manager));
             if (below(20'000) == 0) {
                 DONE(tilework_trim(manager, nullptr));
@@ -339,14 +345,14 @@ public:
     }
 
     void end() {
-        DONE(tilework_restore(manager, group, streams[0], nullptr));
+        if (grouped) DONE(tilework_restore(manager, group, streams[0], nullptr));
         for (const Block &block : members) {
             if (discarded) write(block);
             look(block, streams[block.home]);
             DONE(tilework_free(manager, block.address));
         }
         for (auto stream : streams) CUDA(cudaStreamSynchronize(stream));
-        DONE(tilework_remove_group(manager, group));
+        if (grouped) DONE(tilework_remove_group(manager, group));
         for (auto stream : streams) {
             CUDA(cudaStreamSynchronize(stream));
             DONE(tilework_forget_stream(manager, stream));
