@@ -6,6 +6,9 @@ use crate::heaps::Heaps;
 /// So many runs are looked at for the ends of a block beyond those whose whole tiles suffice for it.
 const ENDS: usize = 32;
 
+/// And so many that are shorter than a tile, where these do not suffice.
+const ENDS_WITHOUT: usize = 256;
+
 /// A short run serves as an end from this length on, grains (256 KiB).
 const LEAST_END: u32 = 512;
 
@@ -70,16 +73,19 @@ impl Run {
 /// mapped; or, when free memory does not suffice, how many grains of it could be used.
 ///
 /// The longest runs first, so that pieces are few; the last one from the smallest run that covers what is
-/// missing. `tile`: the length of the shortest heap, or of a tile.
+/// missing. `tile`: the length of the shortest heap, or of a tile. Looks at the runs of a tile and more that it takes, or
+/// at all of these where they do not suffice, and at a few hundred others at most.
+///
+/// # Errors
+/// The grains that could be used, when they do not suffice.
 pub fn compose(extents: &Extents, heaps: &Heaps, len: u32, tile: u32) -> Result<Vec<Piece>, u32> {
     let mut runs = Vec::new();
     let mut whole = 0u64;
-    let mut beyond = 0;
+    let (mut beyond, mut short_of_a_tile) = (0, 0);
     for run in extents.longest_first() {
-        if whole >= u64::from(len) {
-            beyond += 1;
-        }
-        if beyond > ENDS {
+        beyond += usize::from(whole >= u64::from(len));
+        short_of_a_tile += usize::from(run.len < tile);
+        if beyond > ENDS || short_of_a_tile > ENDS_WITHOUT {
             break;
         }
         if let Some(run) = Run::new(run, heaps) {

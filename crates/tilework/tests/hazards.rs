@@ -110,6 +110,21 @@ fn linear_scans() {
     }
     manager.trim().unwrap();
     assert_eq!(manager.usage().held, 0);
+
+    // As many holes that none of these blocks can use, and each is looked for among tiles first.
+    const HOLES: usize = 100_000;
+    let pairs: Vec<_> = (0..HOLES)
+        .map(|_| [MIB + MIB / 2, MIB / 2].map(|bytes| manager.alloc(bytes, Stream(0)).unwrap().id))
+        .collect();
+    for [hole, _] in &pairs {
+        manager.free(*hole).unwrap();
+    }
+    let blocks: Vec<_> = (0..HOLES).map(|_| manager.alloc(3 * MIB, Stream(0)).unwrap().id).collect();
+    for id in pairs.into_iter().map(|[_, kept]| kept).chain(blocks) {
+        manager.free(id).unwrap();
+    }
+    manager.trim().unwrap();
+    assert_eq!(manager.usage().held, 0);
     manager.check_invariants();
 }
 

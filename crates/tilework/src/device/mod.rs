@@ -240,6 +240,9 @@ pub trait Device: Send {
     fn reserve(&mut self, bytes: u64) -> Result<Range, DeviceError>;
 
     /// Gives a range back. No part of it may be mapped.
+    ///
+    /// # Errors
+    /// [`DeviceError::Violation`] for one that is not reserved or is mapped; [`DeviceError::Failed`]. It stays reserved then.
     fn unreserve(&mut self, range: RangeId) -> Result<(), DeviceError>;
 
     /// Creates `bytes` of physical memory, zeroed.
@@ -260,17 +263,30 @@ pub trait Device: Send {
     fn create_on_host(&mut self, bytes: u64) -> Result<HeapId, DeviceError>;
 
     /// Gives physical memory back. No part of it may be mapped.
+    ///
+    /// # Errors
+    /// [`DeviceError::Violation`] for a heap that is not held or is mapped; [`DeviceError::Failed`]. It stays held then.
     fn release(&mut self, heap: HeapId) -> Result<(), DeviceError>;
 
     /// Maps pieces of heaps into a range. No part of the range that is named may be mapped yet.
     /// A heap may be mapped in several places at once where the device has tiling.
+    ///
+    /// # Errors
+    /// [`DeviceError::Violation`] where a rule of the device is broken; [`DeviceError::OutOfMemory`] and
+    /// [`DeviceError::Failed`]. Nothing of it is mapped then.
     fn map(&mut self, range: RangeId, binds: &[Bind]) -> Result<(), DeviceError>;
 
     /// Makes a mapped part of a range usable. Managers call it only where [`Caps::needs_access`].
+    ///
+    /// # Errors
+    /// [`DeviceError::Violation`] where not all of it is mapped; [`DeviceError::Failed`]. It stays mapped then.
     fn set_access(&mut self, range: RangeId, offset: u64, bytes: u64) -> Result<(), DeviceError>;
 
     /// Unmaps part of a range: whole pieces as they were mapped, nothing unmapped in between.
     /// The caller must know that nothing uses these addresses any more.
+    ///
+    /// # Errors
+    /// [`DeviceError::Violation`] where something else is mapped there; [`DeviceError::Failed`]. It stays mapped then.
     fn unmap(&mut self, range: RangeId, offset: u64, bytes: u64) -> Result<(), DeviceError>;
 
     /// Lets the device numbered `peer`, as the driver counts, use what is mapped and what will be. Where rights
@@ -286,6 +302,9 @@ pub trait Device: Send {
 
     /// Physical memory held, bytes, by the best witness there is: the kernel or driver where it can
     /// be asked, the device's own books otherwise. Heaps on the host are not in it.
+    ///
+    /// # Errors
+    /// [`DeviceError::Failed`] when the witness cannot be asked.
     fn held_bytes(&self) -> Result<u64, DeviceError>;
 
     /// Physical memory that is free on the device, bytes, all its users together; `None` where it cannot tell.
@@ -295,10 +314,16 @@ pub trait Device: Send {
     /// make; `None` when it has none.
     fn ready(&self, most: u64) -> Option<u64>;
 
-    /// Copies device memory from `address` into `out`. Refuses addresses that are not mapped.
+    /// Copies device memory from `address` into `out`.
+    ///
+    /// # Errors
+    /// [`DeviceError::Violation`] where not all of it is mapped, or the device has no memory; [`DeviceError::Failed`].
     fn read(&self, address: u64, out: &mut [u8]) -> Result<(), DeviceError>;
 
-    /// Copies `bytes` to device memory at `address`. Refuses addresses that are not mapped.
+    /// Copies `bytes` to device memory at `address`.
+    ///
+    /// # Errors
+    /// As [`read`](Device::read).
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), DeviceError>;
 }
 

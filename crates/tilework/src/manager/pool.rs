@@ -376,7 +376,7 @@ impl Pool {
         self.region_bytes = (self.region_bytes * 2).min(self.longest_region_bytes);
         let whole = grains(range.bytes).min(MAX_GRAINS) as u32;
         // The positions that are left may hold less than the range does; what lies behind stays unused.
-        for len in [whole, whole / 2, len] {
+        for len in [whole, whole / 2, len].into_iter().filter(|&room| room >= len) {
             if let Some(start) = self.extents.add_region(len) {
                 self.regions.insert(start, Region { start, len, range });
                 return Ok(start);
