@@ -123,11 +123,13 @@ pub enum ReplayError {
     },
     /// The manager's books disagree with the device.
     #[error(
-        "{trace}: at the end of pass {pass} the manager holds {books} bytes by its books, {device} by the device"
+        "{trace}: line {line}, pass {pass}: the manager holds {books} bytes by its books, {device} by the device"
     )]
     HeldMismatch {
         /// The trace.
         trace: String,
+        /// The line of the step behind which they were compared.
+        line: u64,
         /// The pass, counted from 1.
         pass: u32,
         /// Bytes held, says the manager.
@@ -170,6 +172,7 @@ pub fn replay(
     let mut blocks = vec![BlockId(u64::MAX); trace.slots()];
     let mut watched = (options.verify || options.timeline.is_some()).then(|| Watched {
         verifier: options.verify.then(|| Verifier::new(trace.slots())),
+        highest: 0,
         timeline: options.timeline.map(Timeline::new),
     });
     let leftovers = trace.live_after(trace.steps().len());
@@ -181,7 +184,9 @@ pub fn replay(
             None => run.run(&mut Bare, observer)?,
         });
         if options.verify {
-            compare_held(trace, pass, manager)?;
+            let end = trace.steps().len();
+            compare_held(run.manager)
+                .map_err(|failure| run.describe(&Stop { step: end, done: end, failure }))?;
         }
     }
     Ok(Report {
@@ -197,19 +202,11 @@ pub fn replay(
     })
 }
 
-fn compare_held(trace: &Trace, pass: u32, manager: &dyn Manager) -> Result<(), ReplayError> {
-    let name = || trace.name().to_owned();
-    let device = manager.device().held_bytes().map_err(|e| ReplayError::EndOfPass {
-        trace: name(),
-        pass,
-        error: e.into(),
-    })?;
+/// Compares what is held by the manager's books with what the device's witness says.
+fn compare_held(manager: &dyn Manager) -> Result<(), Failure> {
+    let device = manager.device().held_bytes().map_err(Failure::Unverified)?;
     let books = manager.usage().held;
-    if books == device {
-        Ok(())
-    } else {
-        Err(ReplayError::HeldMismatch { trace: name(), pass, books, device })
-    }
+    if books == device { Ok(()) } else { Err(Failure::HeldMismatch { books, device }) }
 }
 
 /// One pass over the trace.
@@ -235,6 +232,7 @@ enum Failure {
     Refused(Error),
     Unverified(DeviceError),
     Corrupt(verify::Wrong),
+    HeldMismatch { books: u64, device: u64 },
 }
 
 impl Pass<'_> {
@@ -381,6 +379,9 @@ impl Pass<'_> {
         match &stop.failure {
             Failure::Refused(error) => ReplayError::Refused { trace, line, pass, error: error.clone() },
             Failure::Unverified(error) => ReplayError::Unverified { trace, line, pass, error: error.clone() },
+            &Failure::HeldMismatch { books, device } => {
+                ReplayError::HeldMismatch { trace, line, pass, books, device }
+            }
             Failure::Corrupt(wrong) => ReplayError::Corrupt {
                 trace,
                 line,

@@ -105,6 +105,12 @@ fn verifying_compares_what_is_held_with_the_device() {
     let mut toy = Toy::new();
     toy.device.lie = 4096;
     let error = replay(&sample(), &mut toy, &verifying(1), &mut ()).unwrap_err();
+    let ReplayError::HeldMismatch { line: 2, pass: 1, books, device, .. } = error else { panic!("{error}") };
+    assert!(books > 0 && device == books + 4096, "as soon as something is held");
+
+    let mut toy = Toy::new();
+    toy.device.lie = 4096;
+    let error = replay(&trace(&[]), &mut toy, &verifying(1), &mut ()).unwrap_err();
     assert!(matches!(error, ReplayError::HeldMismatch { pass: 1, books: 0, device: 4096, .. }), "{error}");
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::Failure;
 use super::verify::Verifier;
+use super::{Failure, compare_held};
 use crate::manager::Manager;
 use crate::timeline::Timeline;
 
@@ -70,6 +70,8 @@ impl Watch for Bare {
 /// Verifies, keeps a timeline, or both.
 pub(super) struct Watched {
     pub verifier: Option<Verifier>,
+    /// The most that was held in this pass when it was last compared.
+    pub highest: u64,
     pub timeline: Option<Timeline>,
 }
 
@@ -78,16 +80,22 @@ impl Watch for Watched {
     const CHUNK: usize = 16;
 
     fn begin(&mut self, pass: u32) {
+        self.highest = 0;
         if let Some(verifier) = &mut self.verifier {
             verifier.begin(pass);
         }
     }
 
     fn allocated(&mut self, made: Made, manager: &dyn Manager) -> Result<(), Failure> {
-        match &mut self.verifier {
-            Some(verifier) => verifier.fill(made, manager.device()),
-            None => Ok(()),
+        let Some(verifier) = &mut self.verifier else { return Ok(()) };
+        verifier.fill(made, manager.device())?;
+        // What is reported is the most there was, so that is compared, and not only what is left at the end.
+        let held = manager.usage().held;
+        if held <= self.highest {
+            return Ok(());
         }
+        self.highest = held;
+        compare_held(manager)
     }
 
     fn freeing(&mut self, slot: u32, manager: &dyn Manager) -> Result<(), Failure> {
