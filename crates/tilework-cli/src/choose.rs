@@ -8,6 +8,7 @@ use tilework::device::{self, Device};
 use tilework::manager::{self, Built, Choice, Options};
 use tilework::trace::Trace;
 
+use crate::progress::Progress;
 use crate::units::{parse_bytes, parse_scale};
 
 /// Options shared by everything that runs on a manager.
@@ -107,7 +108,9 @@ impl Replaying {
 
     /// Loads a trace that has something to replay.
     pub fn load(&self, path: &Path) -> anyhow::Result<Trace> {
+        let reading = Progress::of_unknown(format!("reading {}", path.display()));
         let trace = Trace::load(path)?;
+        drop(reading);
         if trace.is_empty() {
             bail!("{}: the trace has a header and no events: there is nothing to replay", path.display());
         }

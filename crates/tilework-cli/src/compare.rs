@@ -16,6 +16,7 @@ use tilework::timeline::Sample;
 use crate::choose::Replaying;
 use crate::engine::{ModelOptions, peak_rss_bytes};
 use crate::exit::Usage;
+use crate::files;
 use crate::plot::{self, Line, Panel};
 use crate::site::Site;
 use crate::{table, units};
@@ -65,6 +66,9 @@ Examples:
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> anyhow::Result<()> {
+    let inputs = args.inputs.iter().map(|input| ("what is compared", input.as_path()));
+    let reads: Vec<_> = inputs.chain(args.model_options.files()).collect();
+    files::check(&reads, &[("--plot", args.plot.as_deref())])?;
     let is_model = |path: &&PathBuf| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"));
     match args.inputs.iter().filter(is_model).count() {
         0 => run_traces(args),

@@ -93,6 +93,11 @@ impl ModelOptions {
         !self.shapes.is_empty() || !self.inputs.is_empty()
     }
 
+    /// The files that inputs are read from, and what they are.
+    pub fn files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        self.inputs.iter().map(|(_, path)| ("an input", path.as_path()))
+    }
+
     /// Finds the runtime; what takes time is told on stderr.
     pub fn library(&self) -> anyhow::Result<find::Found> {
         Ok(find::find(self.ort_lib.as_deref(), &mut |step| {

@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 use tilework::trace::{Event, Trace, Writer};
 
 use crate::exit::Usage;
-use crate::units;
+use crate::{files, units};
 use snapshot::Snapshot;
 
 /// Turn a memory snapshot of PyTorch into a trace
@@ -44,6 +44,7 @@ Examples:
 /// Runs the subcommand.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let path = &args.snapshot;
+    files::check(&[("the snapshot", path)], &[("the trace", args.output.as_deref())])?;
     let snapshot = fs::read(path).map_err(Into::into).and_then(Snapshot::read);
     let snapshot = snapshot.with_context(|| path.display().to_string())?;
     let device = device(&snapshot, args.device)?;

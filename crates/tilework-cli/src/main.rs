@@ -6,6 +6,7 @@ mod compare;
 mod doctor;
 mod engine;
 mod exit;
+mod files;
 mod import;
 mod log;
 mod pipeline;

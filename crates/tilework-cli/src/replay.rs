@@ -13,6 +13,7 @@ use tilework::trace::Trace;
 use crate::choose::{Replaying, open};
 use crate::compare::Details;
 use crate::exit::Usage;
+use crate::files;
 use crate::plot::{self, Line, Panel};
 use crate::progress::Progress;
 use crate::{table, units};
@@ -72,6 +73,8 @@ Examples:
 /// Runs the subcommand.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let Replaying { managing, verify, .. } = &args.replaying;
+    let writes = [("--record", args.record.as_deref()), ("--plot", args.plot.as_deref())];
+    files::check(&[("the trace", &args.trace)], &writes)?;
     let trace = args.replaying.load(&args.trace)?;
     let built = managing.build(args.manager, open(args.replaying.device())?)?;
     let options = ReplayOptions {

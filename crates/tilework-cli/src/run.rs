@@ -12,6 +12,7 @@ use tilework_ort::{Output, fingerprint};
 
 use crate::choose::{Managing, parse_device};
 use crate::engine::{Engine, ModelOptions, Subject, peak_rss_bytes, save};
+use crate::files;
 use crate::pipeline::{self, Keep, parse_keep};
 use crate::plot::{self, Line, Panel};
 use crate::progress::Progress;
@@ -150,6 +151,10 @@ impl Shape {
 
 /// Runs the subcommand.
 pub fn run(args: &Args) -> anyhow::Result<()> {
+    let models = args.models.iter().map(|model| ("the model", model.as_path()));
+    let reads: Vec<_> = models.chain(args.model_options.files()).collect();
+    let writes = [("--record", &args.record), ("--plot", &args.plot), ("--save", &args.save)];
+    files::check(&reads, &writes.map(|(what, path)| (what, path.as_deref())))?;
     match &args.models[..] {
         [model] if !args.is_pipeline() => run_one(args, model),
         _ => pipeline::run(args),
@@ -160,6 +165,7 @@ fn run_one(args: &Args, model: &Path) -> anyhow::Result<()> {
     let site = Site::open(&args.device)?;
     let found = site.library(&args.model_options)?;
     let subject = Subject::Manager(args.manager);
+    let loading = Progress::of_unknown(format!("loading {}", model.display()));
     let mut engine = Engine::load(
         &found.library,
         model,
@@ -169,6 +175,7 @@ fn run_one(args: &Args, model: &Path) -> anyhow::Result<()> {
         &site,
         args.record.as_deref(),
     )?;
+    drop(loading);
     let serving = engine.serving.clone().context("the arena serves")?;
     let mut progress = Progress::new(serving.kind.to_string(), u64::from(args.runs));
     let mut runs = Vec::new();

@@ -24,9 +24,10 @@ pub enum Error {
     /// Physical memory ran out, after everything unused had been given back.
     #[error(
         "out of memory: {request} bytes requested with {live} bytes live, {mapped} bytes mapped and \
-         {held} bytes held{}{}; raise the limit or free something first",
+         {held} bytes held{}{}; {}free something first",
         limit.map(|l| format!(", limit {l} bytes")).unwrap_or_default(),
-        device_free.map(|f| format!(", {f} bytes free on the device")).unwrap_or_default()
+        device_free.map(|f| format!(", {f} bytes free on the device")).unwrap_or_default(),
+        limit.map(|_| "raise the limit or ").unwrap_or_default()
     )]
     OutOfMemory {
         /// Bytes asked for.

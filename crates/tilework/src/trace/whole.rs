@@ -36,6 +36,8 @@ pub struct Trace {
     steps: Vec<Step>,
     /// Of each step, what the file said and a replay does not need.
     origins: Vec<Origin>,
+    /// Where lines are left out, such as remarks: a step, and the line it is in. Those behind it follow line by line.
+    lines: Vec<(usize, u64)>,
     slots: u32,
     allocations: u64,
     peak_live_bytes: u64,
@@ -161,7 +163,9 @@ impl Trace {
 
     /// The line in the file of step number `step`, counted from 1, the header.
     pub fn line(&self, step: usize) -> u64 {
-        step as u64 + 2
+        let at = self.lines.partition_point(|&(first, _)| first <= step);
+        let (first, line) = at.checked_sub(1).map_or((0, 2), |at| self.lines[at]);
+        line + (step - first) as u64
     }
 
     /// When step number `step` happened, microseconds from the start of the recording.
@@ -234,6 +238,7 @@ impl Building {
                 name: name.to_owned(),
                 steps: Vec::new(),
                 origins: Vec::new(),
+                lines: Vec::new(),
                 slots: 0,
                 allocations: 0,
                 peak_live_bytes: 0,
@@ -285,6 +290,10 @@ impl Building {
                 }
             }
         };
+        let at = self.trace.steps.len();
+        if self.trace.line(at) != line {
+            self.trace.lines.push((at, line));
+        }
         self.trace.steps.push(step);
         self.trace.origins.push(Origin { time_us, id });
         Ok(())
