@@ -1,6 +1,6 @@
-//! Sizes, times and counts as people write them.
+//! Sizes, times and counts as people write them; how sizes are shown is the library's.
 
-const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+pub use tilework::units::{bytes, unit_of};
 
 /// Reads a size: plain bytes, or a number with a unit, binary (`2GiB`, `2G`) or decimal (`2GB`).
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
@@ -30,19 +30,6 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         }
     };
     bytes.ok_or_else(|| format!("{text} is more than 64 bits can count"))
-}
-
-/// A size in the largest binary unit that it fills: `9.89 GiB`.
-pub fn bytes(bytes: u64) -> String {
-    match UNITS.iter().find(|unit| bytes >= unit.1) {
-        Some((name, unit)) => format!("{:.2} {name}", bytes as f64 / *unit as f64),
-        None => format!("{bytes} B"),
-    }
-}
-
-/// The largest binary unit that `bytes` fills: its name and length.
-pub fn unit_of(bytes: u64) -> (&'static str, u64) {
-    UNITS.into_iter().find(|unit| bytes >= unit.1).unwrap_or(("B", 1))
 }
 
 /// A time given in microseconds: `14.2 ms`.
@@ -111,10 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_are_shown_in_the_unit_they_fill() {
-        assert_eq!(bytes(1023), "1023 B");
-        assert_eq!(bytes(1024), "1.00 KiB");
-        assert_eq!(bytes(10_623_799_375), "9.89 GiB");
+    fn times_and_counts_are_shown_as_people_write_them() {
         assert_eq!(micros(12.34), "12.3 us");
         assert_eq!(micros(22_000.0), "22.0 ms");
         assert_eq!(micros(1_500_000.0), "1.50 s");

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tilework::device::{Call, DeviceError};
 use tilework::shared::streams::{Event, InOrder};
 use tilework::shared::transfers::{Staging, Transfers};
+use tilework::units::exact;
 
 use crate::driver::{
     self, ACCESS_READ_WRITE, Location, POINTER_ATTRIBUTE_HOST_POINTER, REGISTER_PORTABLE,
@@ -47,8 +48,8 @@ impl CudaTransfers {
 impl Transfers for CudaTransfers {
     fn staging(&self, bytes: usize) -> Result<Box<dyn Staging>, DeviceError> {
         let failed = |reason| DeviceError::Failed { call: Call::Create, reason };
-        let memory =
-            Memory::new(bytes).ok_or_else(|| failed(format!("the host has no {bytes} bytes left")))?;
+        let memory = Memory::new(bytes)
+            .ok_or_else(|| failed(format!("the host has no {} left", exact(bytes as u64))))?;
         let start = memory.start.as_ptr().cast();
         let registered = self.link.gpu().enter().and_then(|entered| {
             entered.call("cuMemHostRegister", |f| {

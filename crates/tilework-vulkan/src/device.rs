@@ -19,6 +19,7 @@ use ash::vk::{self, Handle};
 use rustc_hash::FxHashMap;
 use tilework::device::books::{Books, no_host_heaps};
 use tilework::device::{Aliasing, Bind, Call, Calls, Caps, Device, DeviceError, HeapId, Range, RangeId};
+use tilework::units::exact;
 
 use crate::error::{VulkanError, answer};
 use crate::gpu::{Gpu, Parts};
@@ -106,7 +107,7 @@ impl Vulkan {
         let longest = gpu.abilities.longest_buffer.min(together);
         let max_range_bytes = longest.saturating_sub(slack(&gpu)) / gpu.tile_bytes * gpu.tile_bytes;
         if max_range_bytes == 0 {
-            let reason = format!("the longest has {longest} bytes");
+            let reason = format!("the longest has {}", exact(longest));
             return Err(VulkanError::Unusable { name: gpu.abilities.name.clone(), reason });
         }
         let caps = Caps {

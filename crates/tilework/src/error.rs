@@ -2,6 +2,7 @@
 
 use crate::device::DeviceError;
 use crate::manager::BlockId;
+use crate::units::exact;
 
 /// The result of a manager's operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -14,7 +15,7 @@ pub enum Error {
     #[error("a request of zero bytes: ask for at least one byte, or make no request")]
     ZeroSize,
     /// A request beyond what the device could ever address.
-    #[error("a request of {bytes} bytes exceeds the {max} bytes this device can address at once")]
+    #[error("a request of {} exceeds the {} that this device can address at once", exact(*bytes), exact(*max))]
     TooLarge {
         /// Bytes asked for.
         bytes: u64,
@@ -23,10 +24,13 @@ pub enum Error {
     },
     /// Physical memory ran out, after everything unused had been given back.
     #[error(
-        "out of memory: {request} bytes requested with {live} bytes live, {mapped} bytes mapped and \
-         {held} bytes held{}{}; {}free something first",
-        limit.map(|l| format!(", limit {l} bytes")).unwrap_or_default(),
-        device_free.map(|f| format!(", {f} bytes free on the device")).unwrap_or_default(),
+        "out of memory: {} requested with {} live, {} mapped and {} held{}{}; {}free something first",
+        exact(*request),
+        exact(*live),
+        exact(*mapped),
+        exact(*held),
+        limit.map(|l| format!(", limit {}", exact(l))).unwrap_or_default(),
+        device_free.map(|f| format!(", {} free on the device", exact(f))).unwrap_or_default(),
         limit.map(|_| "raise the limit or ").unwrap_or_default()
     )]
     OutOfMemory {
@@ -97,7 +101,9 @@ pub enum Error {
     },
     /// A limit that could not be kept.
     #[error(
-        "a limit of {limit} bytes is less than the {pinned} bytes of groups that are pinned: unpin some first"
+        "a limit of {} is less than the {} of groups that are pinned: unpin some first",
+        exact(*limit),
+        exact(*pinned)
     )]
     LimitBelowPinned {
         /// Bytes asked for.
@@ -114,7 +120,7 @@ pub enum Error {
     #[error("memory of the host cannot be used as the device's here: lower what is live, or raise the limit")]
     NoSpill,
     /// The host has no room for contents that were to be kept there, or cannot bring them back.
-    #[error("{bytes} bytes of device memory cannot be kept on the host: {reason}")]
+    #[error("{} of device memory cannot be kept on the host: {reason}", exact(*bytes))]
     Host {
         /// Bytes that were to be kept.
         bytes: u64,

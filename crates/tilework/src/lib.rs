@@ -42,5 +42,6 @@ pub mod shared;
 pub mod testing;
 pub mod timeline;
 pub mod trace;
+pub mod units;
 
 pub use error::{Error, Result};

@@ -27,6 +27,7 @@ use std::collections::BTreeMap;
 use rustc_hash::FxHashMap;
 
 use super::{Bind, Call, Caps, DeviceError, HeapId, Range, RangeId};
+use crate::units::exact;
 
 /// One piece of a heap as it was mapped; its offset in the range is its key.
 #[derive(Debug, Clone, Copy)]
@@ -138,8 +139,11 @@ impl Books {
     pub fn check_reserve(&self, bytes: u64) -> Result<(), DeviceError> {
         self.check_length(Call::Reserve, "length of a range", bytes)?;
         if bytes > self.caps.max_range_bytes {
-            let reason =
-                format!("{bytes} bytes in one range exceed the {} possible", self.caps.max_range_bytes);
+            let reason = format!(
+                "{} in one range exceed the {} possible",
+                exact(bytes),
+                exact(self.caps.max_range_bytes)
+            );
             return Err(DeviceError::Failed { call: Call::Reserve, reason });
         }
         Ok(())

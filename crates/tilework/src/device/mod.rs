@@ -28,6 +28,7 @@ pub mod waiting;
 pub use open::{NAMES, OpenError, open};
 
 use self::forward::forward;
+use crate::units::exact;
 
 /// What a device can do. Fixed for the life of the device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -193,7 +194,7 @@ impl fmt::Display for Call {
 #[non_exhaustive]
 pub enum DeviceError {
     /// The device, or a limit around it, has no physical memory left for this.
-    #[error("the device has no {bytes} bytes of physical memory left")]
+    #[error("the device has no {} of physical memory left", exact(*bytes))]
     OutOfMemory {
         /// Bytes that were to be created.
         bytes: u64,

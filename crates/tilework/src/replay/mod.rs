@@ -31,6 +31,7 @@ use crate::error::Error;
 use crate::manager::{BlockId, Manager};
 use crate::timeline::Timeline;
 use crate::trace::{Step, Trace};
+use crate::units::exact;
 
 /// So many steps at a time the replay reads ahead in its own table of blocks.
 const AHEAD: usize = 32;
@@ -123,7 +124,9 @@ pub enum ReplayError {
     },
     /// The manager's books disagree with the device.
     #[error(
-        "{trace}: line {line}, pass {pass}: the manager holds {books} bytes by its books, {device} by the device"
+        "{trace}: line {line}, pass {pass}: the manager holds {} by its books, {} by the device",
+        exact(*books),
+        exact(*device)
     )]
     HeldMismatch {
         /// The trace.

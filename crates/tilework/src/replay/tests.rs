@@ -127,8 +127,8 @@ fn out_of_memory_names_the_line_and_leaves_the_manager_usable() {
     let error = replay(&sample(), &mut toy, &ReplayOptions::default(), &mut ()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "t: line 3, pass 1: out of memory: 600000 bytes requested with 110 bytes live, 0 bytes mapped \
-         and 110 bytes held, limit 600050 bytes; raise the limit or free something first"
+        "t: line 3, pass 1: out of memory: 585.94 KiB (600000 bytes) requested with 110 B live, 0 B mapped and \
+         110 B held, limit 585.99 KiB (600050 bytes); raise the limit or free something first"
     );
     assert_eq!(toy.usage().live, 10, "only what the replay had is freed");
     toy.free(before.id).unwrap();

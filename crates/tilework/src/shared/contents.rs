@@ -26,6 +26,7 @@ use super::streams::Event;
 use super::transfers::Staging;
 use crate::error::{Error, Result};
 use crate::manager::Span;
+use crate::units::exact;
 
 /// Bytes of a buffer that contents are kept in: enough for the full speed of the bus.
 const CHUNK: u64 = 32 << 20;
@@ -293,7 +294,7 @@ impl Store {
         match left.filter(|left| bytes.saturating_add(SPARE) > *left) {
             Some(left) => Err(no_room(
                 bytes,
-                &format!("it has {left} bytes left, of which {SPARE} are not to be taken"),
+                &format!("it has {} left, of which {} are not to be taken", exact(left), exact(SPARE)),
             )),
             None => Ok(()),
         }

@@ -9,6 +9,7 @@ use crate::device::limit::Limit;
 use crate::device::{Call, Device};
 use crate::error::Error;
 use crate::manager::{BlockId, Built, Kind, Manager, Options, Stream, Usage, build};
+use crate::units::exact;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -247,7 +248,7 @@ pub fn limit_too_small(subject: &Subject) {
         assert_eq!(rig.manager().stats().blocks, before.1.blocks);
         let message = error.to_string();
         for figure in [request, usage.live, usage.held, limit] {
-            assert!(message.contains(&figure.to_string()), "{message:?} does not name {figure}");
+            assert!(message.contains(&exact(figure)), "{message:?} does not name {figure}");
         }
     };
     refusal(&mut rig, 2 * limit);

@@ -74,7 +74,7 @@ fn a_host_without_room_is_not_asked_for_it() {
         let refused = rig.front.evict(group).unwrap_err().to_string();
         assert!(
             refused.starts_with(
-                "100663296 bytes of device memory cannot be kept on the host: it has 314572800 bytes left"
+                "96 MiB of device memory cannot be kept on the host: it has 300 MiB left, of which 256 MiB are not"
             ),
             "{refused}"
         );
