@@ -7,6 +7,8 @@ use std::io::Read;
 use std::process::Stdio;
 
 use common::{Folder, HEADER, refused, replay, stderr, stdout, tilework};
+#[cfg(target_os = "linux")]
+use common::{started, wait_for};
 use serde_json::Value;
 
 fn json(output: &std::process::Output) -> Value {
@@ -330,6 +332,29 @@ fn a_failed_replay_leaves_no_recording() {
     let nowhere = folder.path("no/such/folder/r.csv.gz");
     let error = replay(&folder.sample(), ["--record", nowhere.to_str().unwrap()]);
     assert!(refused(&error, 1).contains("--record "));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_recording_that_is_ended_leaves_nothing() {
+    use rustix::process::Signal;
+
+    let folder = Folder::new();
+    let (trace, recording) = (folder.sample(), folder.path("r.csv.gz"));
+    let arguments = ["replay", trace.to_str().unwrap(), "--repeat", "4000000000", "--record"];
+    for signal in [Signal::TERM, Signal::INT, Signal::KILL] {
+        let mut replay = started(arguments.into_iter().chain(recording.to_str()));
+        let descriptors = format!("/proc/{}/fd", replay.id());
+        wait_for("it records", || {
+            let opened = fs::read_dir(&descriptors).into_iter().flatten().flatten();
+            let mut names = opened.filter_map(|entry| fs::read_link(entry.path()).ok());
+            names.any(|name| name.starts_with(recording.parent().unwrap()))
+        });
+        common::signal(&replay, signal);
+        assert!(!replay.wait().unwrap().success());
+        let left: Vec<_> = fs::read_dir(recording.parent().unwrap()).unwrap().flatten().collect();
+        assert_eq!(left.len(), 1, "the trace: {left:?}");
+    }
 }
 
 #[cfg(target_os = "linux")]

@@ -71,6 +71,50 @@ fn compiled_driver(options: &[&str]) -> Folder {
     folder
 }
 
+/// `tilework` in the background, quiet.
+pub fn started<'a>(arguments: impl IntoIterator<Item = &'a str>) -> process::Child {
+    let mut command = process::Command::new(assert_cmd::cargo::cargo_bin!("tilework"));
+    let quiet = command.args(arguments).stdout(process::Stdio::null()).stderr(process::Stdio::null());
+    quiet.spawn().unwrap()
+}
+
+/// Sends `signal` to a process of ours.
+#[cfg(target_os = "linux")]
+pub fn signal(child: &process::Child, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
+}
+
+/// Processes that `parent` has started, and that run.
+#[cfg(target_os = "linux")]
+pub fn children(parent: u32) -> Vec<u32> {
+    let runs = |pid: &u32| parent_of(*pid) == Some(parent);
+    let processes = fs::read_dir("/proc").unwrap().flatten();
+    processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(runs).collect()
+}
+
+/// Which process started one that runs.
+#[cfg(target_os = "linux")]
+pub fn parent_of(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Behind the name, which may hold anything: the state and the parent.
+    let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace();
+    let state = fields.next()?;
+    (state != "Z").then_some(fields.next()?.parse().ok()?)
+}
+
+/// Waits until `what` is so.
+#[track_caller]
+pub fn wait_for(what: &str, so: impl Fn() -> bool) {
+    for _ in 0..1500 {
+        if so() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    panic!("waited for 30 seconds: {what}");
+}
+
 /// `tilework`, with no setting of whoever runs the tests.
 pub fn tilework<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Command {
     let mut command = cargo_bin_cmd!("tilework");

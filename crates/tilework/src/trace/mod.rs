@@ -25,6 +25,7 @@
 
 mod error;
 mod event;
+mod partial;
 mod reader;
 mod whole;
 mod writer;

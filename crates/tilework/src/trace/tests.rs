@@ -248,6 +248,27 @@ fn a_writer_leaves_nothing_under_the_final_name_until_it_finishes() {
     assert_eq!(files(), 1);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_trace_in_the_making_has_no_name_that_could_be_left() {
+    use rustix::fs::{Mode, OFlags, open};
+
+    let folder = tempfile::tempdir().unwrap();
+    if let Err(error) = open(folder.path(), OFlags::TMPFILE | OFlags::WRONLY, Mode::RUSR) {
+        println!("skipped: this file system has no files without a name: {error}");
+        return;
+    }
+    let path = folder.path().join("t.csv.gz");
+    let mut writer = Writer::create(&path).unwrap();
+    writer.write(&alloc(0, 8)).unwrap();
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    // What an earlier process may have left is in nobody's way.
+    fs::write(folder.path().join("t.csv.gz.partial"), "left").unwrap();
+    writer.finish().unwrap();
+    assert_eq!(Trace::load(&path).unwrap().allocations(), 1);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
 #[cfg(unix)]
 #[test]
 fn a_writer_replaces_what_a_link_points_to_and_writes_devices_in_place() {

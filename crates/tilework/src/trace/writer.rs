@@ -2,21 +2,22 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
+use super::partial::Partial;
 use super::{Event, HEADER};
 
 const BUFFER_BYTES: usize = 64 << 10;
 
 /// Writes a trace, compressed, one event after the other.
 ///
-/// The events go to a file beside the final one, its name with `.partial` at the end, which takes the
-/// final name in [`finish`](Writer::finish): a file under the final name is always whole, and what was
-/// there before stays until then. A writer dropped without `finish` removes its partial file. A target
-/// that exists and is not a regular file (a pipe, a terminal, `/dev/null`) is written in place.
+/// The events go to a file that takes its name in [`finish`](Writer::finish): a file under that name is always
+/// whole, and what was there before stays until then. Nothing is left of a writer dropped without `finish`, and on Linux
+/// nothing of a process that was ended. Where a file needs a name from the start it has this one with `.partial` at the
+/// end meanwhile. A target that exists and is not a regular file (a pipe, a terminal, `/dev/null`) is written in place.
 pub struct Writer {
     // Dropped in this order: the file is closed before it is removed.
     out: BufWriter<GzEncoder<File>>,
@@ -36,10 +37,8 @@ impl Writer {
         let (file, partial) = if in_place {
             (File::options().write(true).open(&target)?, None)
         } else {
-            let mut beside = target.clone().into_os_string();
-            beside.push(".partial");
-            let file = File::create(&beside)?;
-            (file, Some(Partial { path: beside.into(), target, renamed: false }))
+            let (file, partial) = Partial::create(target)?;
+            (file, Some(partial))
         };
         // The fastest level: a recording must not slow down what it records, and addresses of time and
         // size repeat enough to shrink eightfold even so.
@@ -76,36 +75,8 @@ impl Writer {
         let encoder = out.into_inner().map_err(io::IntoInnerError::into_error)?;
         let file = encoder.finish()?;
         match partial {
-            Some(partial) => {
-                // The name must not reach the disk before the contents.
-                file.sync_all()?;
-                partial.rename()
-            }
+            Some(partial) => partial.finish(&file),
             None => Ok(()),
-        }
-    }
-}
-
-/// A file that does not have its final name yet.
-struct Partial {
-    path: PathBuf,
-    target: PathBuf,
-    renamed: bool,
-}
-
-impl Partial {
-    fn rename(mut self) -> io::Result<()> {
-        fs::rename(&self.path, &self.target)?;
-        self.renamed = true;
-        Ok(())
-    }
-}
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        if !self.renamed {
-            // Nothing more can be done about a file that does not go away.
-            let _ = fs::remove_file(&self.path);
         }
     }
 }
