@@ -1,6 +1,6 @@
 //! A model in ONNX Runtime, with one of our managers under it or with ONNX Runtime's own arena.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -41,7 +41,8 @@ const ARENA_PERIOD: Duration = Duration::from_millis(1);
 /// Options about the model and the runtime.
 #[derive(clap::Args)]
 pub struct ModelOptions {
-    /// The shape of an input, such as latent=1x4x64x64; needed where the model leaves it open
+    /// The shape of an input, such as latent=1x4x64x64; needed where the model leaves it open. No dimension is zero: an
+    /// input without elements is given with --input
     #[arg(long = "shape", value_name = "NAME=DIMS", value_parser = parse_shape)]
     shapes: Vec<(String, Vec<u64>)>,
 
@@ -93,6 +94,20 @@ impl ModelOptions {
         !self.shapes.is_empty() || !self.inputs.is_empty()
     }
 
+    /// Checks that no input is named twice.
+    ///
+    /// # Errors
+    /// [`Misuse`]: which of the two was meant nobody knows.
+    pub fn check(&self) -> anyhow::Result<()> {
+        let shapes = self.shapes.iter().map(|(name, _)| ("--shape", name));
+        let inputs = self.inputs.iter().map(|(name, _)| ("--input", name));
+        let mut seen = BTreeSet::new();
+        match shapes.chain(inputs).find(|named| !seen.insert(*named)) {
+            Some((option, name)) => Err(Misuse(format!("{option} names input {name:?} twice")).into()),
+            None => Ok(()),
+        }
+    }
+
     /// The files that inputs are read from, and what they are.
     pub fn files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
         self.inputs.iter().map(|(_, path)| ("an input", path.as_path()))
@@ -141,9 +156,10 @@ impl ModelOptions {
         }
         let shapes = self.shapes.iter().filter(|(name, _)| wanted(name)).cloned().collect();
         inputs::prepare(session.inputs(), &shapes, given, self.seed).map_err(|error| match error {
-            Error::UnknownInput { .. } | Error::OpenShape { .. } | Error::WrongInput { .. } => {
-                Misuse(error.to_string()).into()
-            }
+            Error::UnknownInput { .. }
+            | Error::OpenShape { .. }
+            | Error::WrongInput { .. }
+            | Error::TwoShapes { .. } => Misuse(error.to_string()).into(),
             error => error.into(),
         })
     }

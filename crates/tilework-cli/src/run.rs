@@ -154,6 +154,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let models = args.models.iter().map(|model| ("the model", model.as_path()));
     let reads: Vec<_> = models.chain(args.model_options.files()).collect();
     let writes = [("--record", &args.record), ("--plot", &args.plot), ("--save", &args.save)];
+    args.model_options.check()?;
     files::check(&reads, &writes.map(|(what, path)| (what, path.as_deref())))?;
     match &args.models[..] {
         [model] if !args.is_pipeline() => run_one(args, model),

@@ -79,6 +79,12 @@ fn an_output_can_be_saved_and_a_trace_replayed() {
     let output = tilework(["run", "--input", &given]).arg(model()).output().unwrap();
     let error = refused(&output, 2);
     assert!(error.contains("was given f32 1x8x96x96") && error.contains("x: f32 1x3xHxW"), "{error}");
+    let output = tilework(["run", "--input", &given]).args(SHAPE).arg(model()).output().unwrap();
+    let error = refused(&output, 2);
+    assert!(
+        error.contains("both the shape 1x3x96x96 and a tensor of f32 1x8x96x96, which disagree"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -89,6 +95,9 @@ fn wrong_use_is_told_with_what_would_be_right() {
         (&["--shape", "x=1x4x8x8"], "x: f32 1x3xHxW"),
         (&["--shape", "y=1x3x8x8"], "no input \"y\""),
         (&["--shape", "x=1y3"], "write NAME=DIMS"),
+        (&["--shape", "x=1x3x0x4"], "1x3x0x4, a shape without elements"),
+        (&["--shape", "x=1x3x8x8", "--shape", "x=1x3x9x9"], "--shape names input \"x\" twice"),
+        (&["--input", "x=a.npy", "--input", "x=a.npy"], "--input names input \"x\" twice"),
         (&["--manager", "best"], "the managers are tiled, placed, bucketized, committed; or auto"),
         (&["--device", "gpu"], "the devices are host"),
         (&["--shape", "x=1x3x8x8", "--device", "sim-h200"], "use host"),

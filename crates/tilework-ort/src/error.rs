@@ -135,6 +135,22 @@ pub enum Error {
         /// The inputs there are.
         expected: Vec<TensorSpec>,
     },
+    /// A shape and a tensor for one input, of another shape.
+    #[error(
+        "input {name:?} was given both the shape {shape} and a tensor of {given}, which disagree: give one of the two; \
+         the inputs are:\n{}",
+        list(expected)
+    )]
+    TwoShapes {
+        /// The input.
+        name: String,
+        /// The shape given.
+        shape: String,
+        /// Type and shape of the tensor given.
+        given: String,
+        /// The inputs there are.
+        expected: Vec<TensorSpec>,
+    },
     /// A tensor type for which there are no values here.
     #[error(
         "{what} is of a type that is not supported here ({found}); supported are {}",

@@ -18,7 +18,8 @@ pub type Shapes = BTreeMap<String, Vec<u64>>;
 /// Random integers lie below this.
 pub const INTEGER_BOUND: u64 = 16;
 
-/// Random tensors for every input. `shapes` must name those with open dimensions and may name others.
+/// Random tensors for every input. `shapes` must name those with open dimensions, none of which may be zero, and may name
+/// others.
 ///
 /// # Errors
 /// [`Error::UnknownInput`], [`Error::OpenShape`], [`Error::WrongInput`], [`Error::UnsupportedType`].
@@ -30,7 +31,8 @@ pub fn random(specs: &[TensorSpec], shapes: &Shapes, seed: u64) -> Result<Vec<(S
 /// share a name share their number, so one given shape can settle another input's.
 ///
 /// # Errors
-/// As [`random`]; a given tensor must fit its input in type and shape.
+/// As [`random`]; a given tensor must fit its input in type and shape. [`Error::TwoShapes`] where both a shape and a
+/// tensor are given and disagree.
 pub fn prepare(
     specs: &[TensorSpec],
     shapes: &Shapes,
@@ -54,9 +56,18 @@ pub fn prepare(
             Some(tensor) => format!("{} {}", tensor.element(), shape_text(shape)),
             None => shape_text(shape),
         };
+        if let Some(asked) = asked.filter(|asked| *asked != shape) {
+            let (name, shape) = (spec.name.clone(), shape_text(asked));
+            return Err(Error::TwoShapes { name, shape, given, expected: expected() });
+        }
         let other_type = tensor.is_some_and(|t| spec.element.as_ref() != Ok(&t.element()));
-        if other_type || asked.is_some_and(|asked| asked != shape) || !spec.takes(shape) {
+        if other_type || !spec.takes(shape) {
             return Err(wrong(given));
+        }
+        // Most models cannot run on nothing, and fail in the middle. Who has a tensor without elements means it.
+        let open = |dim: &Dim| !matches!(dim, Dim::Fixed(_));
+        if tensor.is_none() && shape.iter().zip(&spec.dims).any(|(&n, dim)| n == 0 && open(dim)) {
+            return Err(wrong(format!("{given}, a shape without elements")));
         }
         for (&n, dim) in shape.iter().zip(&spec.dims) {
             if let Dim::Named(dim) = dim

@@ -1,10 +1,11 @@
 //! Tensors in NumPy's `.npy` files.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::{BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use npyz::{DType, NpyHeader, Order, WriteOptions, WriterBuilder};
+use tilework::units::exact;
 
 use crate::error::{Error, Result};
 use crate::session::Output;
@@ -13,12 +14,16 @@ use crate::tensor::{ElementType, Tensor, shape_text};
 /// Reads a tensor. Row-major and column-major files of either byte order are taken.
 ///
 /// # Errors
-/// [`Error::Npy`] when the file is not there, no `.npy` file, or shorter than it says;
+/// [`Error::Npy`] when the file is not there, no `.npy` file, or shorter or longer than it says;
 /// [`Error::UnsupportedType`].
 pub fn read(path: &Path) -> Result<Tensor> {
     let fail = |reason: String| Error::Npy { path: path.to_owned(), reason };
     let file = File::open(path).map_err(|e| fail(e.to_string()))?;
-    let on_disk = file.metadata().map_err(|e| fail(e.to_string()))?.len();
+    let metadata = file.metadata().map_err(|e| fail(e.to_string()))?;
+    if !metadata.is_file() {
+        return Err(fail("is no regular file: save it to one first".into()));
+    }
+    let on_disk = metadata.len();
     let mut file = BufReader::new(file);
     let header = NpyHeader::from_reader(&mut file).map_err(|e| fail(format!("no .npy file: {e}")))?;
     let descr = header.dtype().descr();
@@ -26,12 +31,15 @@ pub fn read(path: &Path) -> Result<Tensor> {
         .ok_or_else(|| Error::UnsupportedType { what: path.display().to_string(), found: descr })?;
     let shape = header.shape();
     // The header is checked against the file before memory is taken for it.
-    let promised =
-        shape.iter().try_fold(element.bytes() as u64, |b, &n| b.checked_mul(n)).unwrap_or(u64::MAX);
-    if promised > on_disk {
+    let read = file.stream_position().map_err(|e| fail(e.to_string()))?;
+    let promised = shape.iter().try_fold(element.bytes() as u64, |b, &n| b.checked_mul(n));
+    let expected = promised.and_then(|promised| promised.checked_add(read)).unwrap_or(u64::MAX);
+    if expected != on_disk {
         return Err(fail(format!(
-            "its header promises a shape of {} in {element}, more than the file's {on_disk} bytes",
-            shape_text(shape)
+            "its header promises a shape of {} in {element}, which makes {} with the header, but the file has {}",
+            shape_text(shape),
+            exact(expected),
+            exact(on_disk)
         )));
     }
     let mut tensor = Tensor::zeros(element, shape)?;
@@ -188,7 +196,13 @@ mod tests {
         let short = saved("<f4", Order::C, &[40], &[0; 158]);
         let mut empty = tempfile::NamedTempFile::new().unwrap();
         empty.write_all(b"hello").unwrap();
-        for file in [cut, short, empty] {
+        let long = saved("<f4", Order::C, &[40], &[0; 161]);
+        let sizes = |error: &Error, has| {
+            error.to_string().contains(&format!("288 B with the header, but the file has {has}"))
+        };
+        assert!(sizes(&read(short.path()).unwrap_err(), "286 B"));
+        assert!(sizes(&read(long.path()).unwrap_err(), "289 B"));
+        for file in [cut, short, long, empty] {
             let error = read(file.path()).unwrap_err();
             assert!(matches!(&error, Error::Npy { path, .. } if path == file.path()), "{error}");
         }

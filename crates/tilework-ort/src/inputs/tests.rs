@@ -65,6 +65,28 @@ fn a_wrong_shape_names_the_inputs() {
 }
 
 #[test]
+fn a_shape_of_nothing_is_refused_and_a_tensor_of_nothing_taken() {
+    let error = random(&latent(), &shapes("latent", &[1, 4, 0, 8]), 0).unwrap_err().to_string();
+    assert!(error.contains("was given 1x4x0x8, a shape without elements"), "{error}");
+    assert!(error.contains("latent: f32 1x4xHx?"), "{error}");
+    let empty = Tensor::zeros(ElementType::F32, &[1, 4, 0, 8]).unwrap();
+    assert!(prepare(&latent(), &Shapes::new(), BTreeMap::from([("latent".into(), empty)]), 0).is_ok());
+    // What the model itself wants empty is no mistake.
+    let specs = [spec("past", ElementType::F32, &[Dim::Fixed(0), Dim::Any])];
+    assert!(random(&specs, &shapes("past", &[0, 8]), 0).is_ok());
+}
+
+#[test]
+fn a_shape_and_a_tensor_that_disagree_are_both_named() {
+    let tensor = |shape: &[u64]| Tensor::zeros(ElementType::F32, shape).unwrap();
+    let given = |shape: &[u64]| BTreeMap::from([("latent".to_owned(), tensor(shape))]);
+    let asked = shapes("latent", &[1, 4, 8, 8]);
+    let error = prepare(&latent(), &asked, given(&[1, 4, 9, 9]), 0).unwrap_err().to_string();
+    assert!(error.contains("both the shape 1x4x8x8 and a tensor of f32 1x4x9x9, which disagree"), "{error}");
+    assert!(prepare(&latent(), &asked, given(&[1, 4, 8, 8]), 0).is_ok());
+}
+
+#[test]
 fn an_unknown_input_names_the_inputs() {
     let error = random(&latent(), &shapes("image", &[1]), 0).unwrap_err().to_string();
     assert!(error.contains("no input \"image\"") && error.contains("latent: f32"), "{error}");
