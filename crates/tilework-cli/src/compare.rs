@@ -18,6 +18,7 @@ use crate::engine::{ModelOptions, peak_rss_bytes};
 use crate::exit::Usage;
 use crate::files;
 use crate::plot::{self, Line, Panel};
+use crate::run::name;
 use crate::site::Site;
 use crate::{table, units};
 
@@ -68,6 +69,7 @@ Examples:
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let inputs = args.inputs.iter().map(|input| ("what is compared", input.as_path()));
     let reads: Vec<_> = inputs.chain(args.model_options.files()).collect();
+    files::check_regular(&reads)?;
     files::check(&reads, &[("--plot", args.plot.as_deref())])?;
     let is_model = |path: &&PathBuf| path.extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx"));
     match args.inputs.iter().filter(is_model).count() {
@@ -84,16 +86,25 @@ fn run_models(args: &Args) -> anyhow::Result<()> {
     if args.replaying.verify || args.replaying.scale != 1.0 {
         return Err(Usage("--verify and --scale are for traces".into()).into());
     }
+    args.model_options.check()?;
     let site = Site::open(args.replaying.device.as_deref().unwrap_or("host"))?;
-    let mut panels = Vec::new();
+    let mut all = Vec::new();
     let mut outcome = Ok(());
     for input in &args.inputs {
-        let compared = model::compare(args, &site, input)?;
-        // The others are still shown; the first thing that went wrong is what the command ends with.
-        outcome = outcome.and(compared.print());
-        panels.push(compared.panel());
+        match model::compare(args, &site, input) {
+            Ok(compared) => all.push(compared),
+            Err(error) => {
+                // What is done is still shown.
+                outcome = Err(if args.inputs.len() > 1 { error.context(name(input)) } else { error });
+                break;
+            }
+        }
     }
-    if let Some(path) = &args.plot {
+    let outcome = model::print(args, &all).and(outcome);
+    if let Some(path) = &args.plot
+        && !all.is_empty()
+    {
+        let panels: Vec<_> = all.into_iter().map(model::Compared::panel).collect();
         plot::write(path, &panels)?;
     }
     outcome
@@ -103,7 +114,19 @@ fn run_traces(args: &Args) -> anyhow::Result<()> {
     if args.runs.is_some() || args.model_options.names_inputs() {
         return Err(Usage("--runs, --shape and --input are for models; a trace has --repeat".into()).into());
     }
-    let mut rows = Vec::new();
+    let last = format!("pass {}", args.repeat);
+    let header = [
+        "trace",
+        "manager",
+        "peak live",
+        "peak held",
+        "held/live",
+        "peak RSS",
+        "pass 1",
+        &last,
+        "calls in it",
+    ];
+    let mut table = vec![header.map(str::to_owned).to_vec()];
     let mut panels = Vec::new();
     let mut notes = Vec::new();
     let mut failures = 0;
@@ -112,10 +135,17 @@ fn run_traces(args: &Args) -> anyhow::Result<()> {
         failures += compared.outcomes.iter().filter(|outcome| outcome.measured.is_none()).count();
         // Each input finds the same on the device.
         notes = compared.notes();
-        rows.extend(compared.outcomes.iter().map(|outcome| outcome.row(input)));
+        table.extend(compared.outcomes.iter().map(|outcome| outcome.row(input)));
         panels.push(compared.panel());
     }
-    print(args, &rows)?;
+    let runs = table.len() - 1;
+    if args.repeat == 1 {
+        // The last pass is the first.
+        for row in &mut table {
+            row.remove(LAST_PASS);
+        }
+    }
+    print(args, &table)?;
     for note in notes {
         writeln!(io::stdout(), "note: {note}")?;
     }
@@ -123,10 +153,13 @@ fn run_traces(args: &Args) -> anyhow::Result<()> {
         plot::write(path, &panels)?;
     }
     if failures > 0 {
-        bail!("{failures} of {} runs failed: the reasons are above", rows.len());
+        bail!("{failures} of {runs} runs failed: the reasons are above");
     }
     Ok(())
 }
+
+/// The column with the time of the last pass.
+const LAST_PASS: usize = 7;
 
 /// One input under every manager.
 struct Compared {
@@ -176,8 +209,7 @@ impl Compared {
 
 impl Outcome {
     fn row(&self, input: &Path) -> Vec<String> {
-        let name = input.file_name().unwrap_or(input.as_os_str()).to_string_lossy();
-        let mut row = vec![name.into_owned(), self.label.clone()];
+        let mut row = vec![name(input), self.label.clone()];
         match &self.measured {
             Some(measured) => row.extend([
                 units::bytes(measured.peak_live_bytes),
@@ -206,24 +238,11 @@ fn note(asked: Kind, serving: &Serving) -> Option<String> {
     }
 }
 
-/// Prints the table; the inputs get a column where there are several.
-fn print(args: &Args, rows: &[Vec<String>]) -> io::Result<()> {
-    let last = format!("pass {}", args.repeat);
-    let header = [
-        "trace",
-        "manager",
-        "peak live",
-        "peak held",
-        "held/live",
-        "peak RSS",
-        "pass 1",
-        &last,
-        "calls in it",
-    ];
+/// Prints a table, its header first; the inputs, in the first column, are named where there are several.
+fn print(args: &Args, table: &[Vec<String>]) -> io::Result<()> {
     let skip = usize::from(args.inputs.len() == 1);
-    let header: Vec<String> = header[skip..].iter().map(|&s| s.to_owned()).collect();
-    let rows: Vec<Vec<String>> = rows.iter().map(|row| row[skip..].to_vec()).collect();
-    table::print(&header, 2 - skip, &rows)
+    let table: Vec<Vec<String>> = table.iter().map(|row| row[skip..].to_vec()).collect();
+    table::print(&table[0], 2 - skip, &table[1..])
 }
 
 /// What a child process tells beside its report.

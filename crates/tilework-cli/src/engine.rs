@@ -80,6 +80,8 @@ impl ModelOptions {
             named("shape", name, dims.join("x").as_ref());
         }
         for (name, path) in &self.inputs {
+            // Commands come by a worker's /dev/stdin.
+            let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.clone());
             named("input", name, path.as_ref());
         }
         arguments.extend(self.threads.map(|n| format!("--threads={n}").into()));

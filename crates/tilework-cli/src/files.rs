@@ -27,6 +27,28 @@ pub fn check(reads: &[(&str, &Path)], writes: &[(&str, Option<&Path>)]) -> anyho
     Ok(())
 }
 
+/// Checks that what is read can be read by several processes, each from its beginning.
+///
+/// # Errors
+/// [`Usage`] where that is no regular file. What is not there is left to whoever opens it.
+pub fn check_regular(reads: &[(&str, &Path)]) -> anyhow::Result<()> {
+    for (what, path) in reads {
+        let Ok(found) = fs::metadata(path) else { continue };
+        if found.is_dir() {
+            return Err(Usage(format!("{what}, {}, is a folder: name a file in it", path.display())).into());
+        }
+        if !found.is_file() {
+            return Err(Usage(format!(
+                "{what}, {}, is no regular file, and every manager's process reads it from its beginning: save it to \
+                 a file and name that",
+                path.display()
+            ))
+            .into());
+        }
+    }
+    Ok(())
+}
+
 /// Where a file that can be written is, without links.
 fn place(path: &Path) -> anyhow::Result<PathBuf> {
     if let Ok(found) = fs::metadata(path) {

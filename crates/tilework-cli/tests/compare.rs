@@ -56,6 +56,40 @@ fn a_run_that_fails_is_a_row_and_the_exit_code() {
 }
 
 #[test]
+fn a_single_pass_has_one_column() {
+    let folder = Folder::new();
+    let output = tilework(["compare", "--repeat", "1"]).arg(folder.sample()).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let header = stdout(&output).lines().next().unwrap();
+    assert_eq!(header.matches("pass 1").count(), 1, "{header}");
+    let columns = header.split("  ").filter(|column| !column.is_empty()).count();
+    for row in stdout(&output).lines().skip(2).take(4) {
+        assert_eq!(row.split("  ").filter(|column| !column.is_empty()).count(), columns, "{header}\n{row}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn what_cannot_be_read_again_is_refused_at_once() {
+    let folder = Folder::new();
+    let pipe = folder.path("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let says =
+        "is no regular file, and every manager's process reads it from its beginning: save it to a file";
+    assert!(refused(&tilework(["compare"]).arg(&pipe).output().unwrap(), 2).contains(says));
+    let piped = tilework(["compare", "/dev/stdin"]).write_stdin(fs::read(folder.sample()).unwrap()).output();
+    assert!(refused(&piped.unwrap(), 2).contains(says));
+    let output = tilework(["compare"]).arg(folder.path("")).output().unwrap();
+    assert!(refused(&output, 2).contains("is a folder: name a file in it"));
+
+    // A file by another name is a file.
+    let file = fs::File::open(folder.sample()).unwrap();
+    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("tilework"));
+    let output = command.args(["compare", "/dev/stdin"]).stdin(file).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
+#[test]
 fn a_wrong_trace_is_refused_once() {
     let folder = Folder::new();
     let trace = folder.trace("bad.csv.gz", "0,free,1,5,0\n");

@@ -186,6 +186,54 @@ fn a_manager_that_fails_leaves_the_others_their_rows() {
 }
 
 #[test]
+fn where_no_manager_runs_there_are_no_outputs_to_compare() {
+    let output = tilework(["compare", "--runs", "1", "--limit", "1KiB"]).args(SHAPE).arg(model()).output();
+    let output = output.unwrap();
+    let text = stdout(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}{}", stderr(&output));
+    assert_eq!(text.matches("failed: ").count(), 4, "{text}");
+    assert!(!text.contains("the same"), "{text}");
+    assert!(text.contains("outputs: nothing to compare"), "{text}");
+}
+
+#[test]
+fn several_models_share_a_table_and_a_picture() {
+    let folder = Folder::new();
+    let (one, two, picture) = (folder.path("one.onnx"), folder.path("two.onnx"), folder.path("held.svg"));
+    fs::copy(model(), &one).unwrap();
+    fs::copy(model(), &two).unwrap();
+    let compare = |models: &[&Path]| {
+        let mut command = tilework(["compare", "--runs", "1", "--plot"]);
+        command.arg(&picture).args(SHAPE).args(models).output().unwrap()
+    };
+    let output = compare(&[&one, &two]);
+    let text = stdout(&output);
+    assert!(output.status.success(), "{text}{}", stderr(&output));
+    let mut lines = text.lines();
+    assert!(lines.next().unwrap().starts_with("ONNX Runtime 1."), "{text}");
+    let header: Vec<_> = lines.next().unwrap().split_whitespace().take(2).collect();
+    assert_eq!(header, ["model", "manager"]);
+    assert_eq!(text.matches("peak held").count(), 1, "one table: {text}");
+    for name in ["one.onnx  ", "two.onnx  "] {
+        assert_eq!(text.lines().filter(|line| line.starts_with(name)).count(), 6, "{text}");
+    }
+    // What is so of both is told once.
+    for line in ["note: with auto, tiled serves", "outputs: the same to the bit in every run"] {
+        assert_eq!(text.matches(line).count(), 1, "{text}");
+    }
+    let svg = fs::read_to_string(&picture).unwrap();
+    assert!(svg.contains("one.onnx on host") && svg.contains("two.onnx on host"));
+
+    // One that does not load takes nothing from those before it.
+    fs::write(&two, "no model").unwrap();
+    let output = compare(&[&one, &two]);
+    let text = stdout(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert_eq!(text.lines().filter(|line| line.starts_with("one.onnx  ")).count(), 6, "{text}");
+    assert!(stderr(&output).contains("two.onnx does not load"), "{}", stderr(&output));
+}
+
+#[test]
 fn a_comparison_of_nothing_comparable_is_refused_once() {
     let folder = Folder::new();
     let output = tilework(["compare"]).arg(model()).output().unwrap();

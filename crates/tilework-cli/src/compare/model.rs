@@ -21,8 +21,8 @@ use crate::plot::{Line, Panel};
 use crate::progress::Progress;
 use crate::run::name;
 use crate::site::Site;
+use crate::units;
 use crate::worker::{Answer, Command, Report};
-use crate::{table, units};
 
 /// Runs before the timed ones; they are the ones that are drawn. The second finds what the first has
 /// left, and a manager that learns has learnt after it.
@@ -31,8 +31,21 @@ const WARM_UP: u64 = 2;
 /// Timed runs, unless told otherwise.
 pub const RUNS: u32 = 5;
 
+const HEADER: [&str; 10] = [
+    "model",
+    "manager",
+    "peak live",
+    "peak held",
+    "held/live",
+    "peak RSS",
+    "peak PSS",
+    "time/run",
+    "to arena",
+    "calls",
+];
+
 /// The columns about memory of the process.
-const RESIDENT: Range<usize> = 4..6;
+const RESIDENT: Range<usize> = 5..7;
 
 /// The one the others are measured against.
 const REFERENCE: Subject = Subject::Arena;
@@ -220,67 +233,89 @@ impl Lane {
     }
 }
 
+/// Prints all models in one table, and what there is to say about it.
+///
+/// # Errors
+/// When a manager failed, or outputs are not the same to the bit.
+pub fn print(args: &Args, all: &[Compared]) -> anyhow::Result<()> {
+    let Some(first) = all.first() else { return Ok(()) };
+    let mut out = io::stdout();
+    match args.inputs.as_slice() {
+        [_] => writeln!(out, "{}, {}", first.title, first.library)?,
+        _ => writeln!(out, "{}", first.library)?,
+    }
+    let mut table = vec![HEADER.map(str::to_owned).to_vec()];
+    table.extend(all.iter().flat_map(|compared| compared.lanes.iter().map(|lane| compared.row(lane))));
+    if first.on_gpu {
+        for row in &mut table {
+            row.drain(RESIDENT);
+        }
+    }
+    super::print(args, &table)?;
+    tell("note", all, Compared::notes)?;
+    tell("failed", all, Compared::failures)?;
+    tell("outputs", all, |compared| vec![compared.verdict()])?;
+
+    if all.iter().any(|compared| compared.fingerprints().len() > 1) {
+        bail!("the outputs are not the same under every manager");
+    }
+    let lanes = || all.iter().flat_map(|compared| &compared.lanes);
+    let failed: Vec<_> = lanes().filter_map(|lane| lane.failure.as_ref()).collect();
+    match failed.as_slice() {
+        [] => Ok(()),
+        [failure, ..] if failed.iter().all(|failure| failure.is::<Usage>()) => {
+            Err(Usage(failure.to_string()).into())
+        }
+        _ => bail!("{} of {} failed: the reasons are above", failed.len(), lanes().count()),
+    }
+}
+
+/// Prints what there is to say of the models, each line headed `what`: once where it is said of all, with the model's
+/// name where it is not.
+fn tell(what: &str, all: &[Compared], say: impl Fn(&Compared) -> Vec<String>) -> io::Result<()> {
+    let said: Vec<_> = all.iter().map(&say).collect();
+    for (at, (compared, lines)) in all.iter().zip(&said).enumerate() {
+        for line in lines {
+            if !said.iter().all(|lines| lines.contains(line)) {
+                writeln!(io::stdout(), "{what}: {}: {line}", compared.title)?;
+            } else if at == 0 {
+                writeln!(io::stdout(), "{what}: {line}")?;
+            }
+        }
+    }
+    Ok(())
+}
+
 impl Compared {
-    /// Prints the table and what there is to say about it.
-    ///
-    /// # Errors
-    /// When a manager failed, or outputs are not the same to the bit.
-    pub fn print(&self) -> anyhow::Result<()> {
-        let mut out = io::stdout();
-        writeln!(out, "{}, {}", self.title, self.library)?;
-        let header = [
-            "manager",
-            "peak live",
-            "peak held",
-            "held/live",
-            "peak RSS",
-            "peak PSS",
-            "time/run",
-            "to arena",
-            "calls",
-        ];
-        let mut rows = vec![header.map(str::to_owned).to_vec()];
-        rows.extend(self.lanes.iter().map(|lane| self.row(lane)));
-        if self.on_gpu {
-            for row in &mut rows {
-                row.drain(RESIDENT);
-            }
+    /// Of the outputs of every run under everyone.
+    fn fingerprints(&self) -> BTreeSet<&str> {
+        self.lanes.iter().flat_map(|lane| &lane.fingerprints).map(String::as_str).collect()
+    }
+
+    /// Who failed, and why.
+    fn failures(&self) -> Vec<String> {
+        let failed = self.lanes.iter().filter_map(|lane| Some((lane, lane.failure.as_ref()?)));
+        failed.map(|(lane, failure)| format!("{}: {failure:#}", lane.subject.label())).collect()
+    }
+
+    /// What there is to say of the outputs.
+    fn verdict(&self) -> String {
+        let ran = |lane: &Lane| matches!(lane.subject, Subject::Manager(_)) && !lane.fingerprints.is_empty();
+        if self.fingerprints().len() > 1 {
+            let prints = self.lanes.iter().flat_map(|lane| {
+                let label = lane.subject.label();
+                lane.fingerprints.iter().map(move |print| format!("\n  {label:<22} {}", &print[..16]))
+            });
+            return format!("NOT the same; SHA-256 of each:{}", prints.collect::<String>());
         }
-        table::print(&rows[0], 1, &rows[1..])?;
-        for note in self.notes() {
-            writeln!(out, "note: {note}")?;
+        if self.lanes.iter().any(ran) {
+            return "the same to the bit in every run".into();
         }
-        let failed: Vec<_> = self.lanes.iter().filter_map(|l| Some((l, l.failure.as_ref()?))).collect();
-        for (lane, failure) in &failed {
-            writeln!(out, "failed: {}: {failure:#}", lane.subject.label())?;
-        }
-        let prints: BTreeSet<_> = self.lanes.iter().flat_map(|l| &l.fingerprints).collect();
-        match prints.len() {
-            0 => {}
-            1 => writeln!(out, "outputs: the same to the bit in every run")?,
-            _ => {
-                writeln!(out, "outputs: NOT the same; SHA-256 of each:")?;
-                for lane in &self.lanes {
-                    for print in &lane.fingerprints {
-                        writeln!(out, "  {:<22} {}", lane.subject.label(), &print[..16])?;
-                    }
-                }
-            }
-        }
-        if prints.len() > 1 {
-            bail!("the outputs are not the same under every manager");
-        }
-        match failed.as_slice() {
-            [] => Ok(()),
-            [(_, failure), ..] if failed.iter().all(|(_, f)| f.is::<Usage>()) => {
-                Err(Usage(failure.to_string()).into())
-            }
-            _ => bail!("{} of {} failed: the reasons are above", failed.len(), self.lanes.len()),
-        }
+        "nothing to compare, since the model ran under no manager".into()
     }
 
     fn row(&self, lane: &Lane) -> Vec<String> {
-        let mut row = vec![lane.subject.label()];
+        let mut row = vec![self.title.clone(), lane.subject.label()];
         let Some(report) = &lane.report else {
             row.push("failed".into());
             row.extend(vec!["-".to_owned(); 7]);

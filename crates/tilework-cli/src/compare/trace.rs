@@ -62,6 +62,8 @@ fn replay(args: &Args, input: &Path, kind: Kind) -> anyhow::Result<Outcome> {
         .args(args.plot.is_some().then_some("--timeline"))
         .arg("--")
         .arg(input)
+        // Where that is /dev/stdin.
+        .stdin(Stdio::inherit())
         // Logs, errors and progress of the child are this command's own.
         .stderr(Stdio::inherit());
     let output = command.output().context("cannot start a process for a manager")?;
