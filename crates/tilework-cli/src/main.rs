@@ -1,6 +1,7 @@
 //! The `tilework` command.
 #![deny(unsafe_code)]
 
+mod child;
 mod choose;
 mod compare;
 mod doctor;
@@ -35,6 +36,10 @@ struct Cli {
     /// Log more to stderr: -v what is done, -vv every detail. RUST_LOG overrules it.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     verbose: u8,
+
+    /// The process that this one is to end with: `compare` starts others
+    #[arg(long, hide = true)]
+    parent: Option<u32>,
 }
 
 const EXAMPLES: &str = "\
@@ -68,14 +73,14 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     log::start(cli.verbose);
-    let result = match cli.command {
+    let result = cli.parent.map_or(Ok(()), child::end_with).and_then(|()| match cli.command {
         Command::Run(args) => run::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Worker(args) => worker::run(&args),
-    };
+    });
     exit::code(result)
 }
 

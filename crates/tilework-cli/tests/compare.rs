@@ -5,6 +5,8 @@ mod common;
 use std::fs;
 
 use common::{EVENTS, Folder, refused, stderr, stdout, tilework};
+#[cfg(target_os = "linux")]
+use common::{children, parent_of, started, wait_for};
 
 #[test]
 fn every_manager_has_its_row() {
@@ -87,6 +89,24 @@ fn what_cannot_be_read_again_is_refused_at_once() {
     let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("tilework"));
     let output = command.args(["compare", "/dev/stdin"]).stdin(file).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_comparison_that_is_ended_takes_its_processes_with_it() {
+    use rustix::process::Signal;
+
+    let folder = Folder::new();
+    let trace = folder.sample();
+    for signal in [Signal::TERM, Signal::INT, Signal::KILL] {
+        let arguments = ["compare", "--repeat", "4000000000", trace.to_str().unwrap()];
+        let mut compare = started(arguments);
+        wait_for("a manager's process runs", || !children(compare.id()).is_empty());
+        let child = children(compare.id())[0];
+        common::signal(&compare, signal);
+        assert!(!compare.wait().unwrap().success());
+        wait_for("it ends", || parent_of(child).is_none());
+    }
 }
 
 #[test]

@@ -6,6 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use common::{Folder, refused, replay, stderr, stdout, tilework};
+#[cfg(target_os = "linux")]
+use common::{children, parent_of, started, wait_for};
 use serde_json::Value;
 
 const SHAPE: [&str; 2] = ["--shape", "x=1x3x96x96"];
@@ -231,6 +233,19 @@ fn several_models_share_a_table_and_a_picture() {
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert_eq!(text.lines().filter(|line| line.starts_with("one.onnx  ")).count(), 6, "{text}");
     assert!(stderr(&output).contains("two.onnx does not load"), "{}", stderr(&output));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_comparison_that_is_ended_takes_its_workers_with_it() {
+    let model = model();
+    let arguments = ["compare", "--runs", "1000000", SHAPE[0], SHAPE[1], model.to_str().unwrap()];
+    let mut compare = started(arguments);
+    wait_for("every worker runs", || children(compare.id()).len() == 6);
+    let workers = children(compare.id());
+    compare.kill().unwrap();
+    compare.wait().unwrap();
+    wait_for("they end", || workers.iter().all(|&worker| parent_of(worker).is_none()));
 }
 
 #[test]

@@ -3,11 +3,12 @@
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, bail};
 
+use crate::child;
 use crate::engine::Subject;
 use crate::exit::Usage as Misuse;
 use crate::worker::{self, Answer};
@@ -26,8 +27,7 @@ pub struct Process {
 impl Process {
     /// Starts a worker for a model under `subject`.
     pub fn start(model: &Path, subject: Subject, arguments: &[OsString]) -> anyhow::Result<Process> {
-        let program = std::env::current_exe().context("cannot find the program itself to start it again")?;
-        let mut child = Command::new(program)
+        let mut child = child::command()?
             .arg("worker")
             .arg(format!("--subject={subject}"))
             .args(arguments)

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
 use tilework::manager::{Kind, Serving};
 
 use super::{Args, Compared, Details, Measured, Outcome};
+use crate::child;
 use crate::exit::Usage;
 
 /// Replays `input` on every manager, one process after the other so that none slows another.
@@ -53,8 +54,7 @@ impl Pass {
 }
 
 fn replay(args: &Args, input: &Path, kind: Kind) -> anyhow::Result<Outcome> {
-    let program = std::env::current_exe().context("cannot find the program itself to start it again")?;
-    let mut command = Command::new(program);
+    let mut command = child::command()?;
     command
         .args(["replay", "--json", "--details"])
         .args([format!("--manager={kind}"), format!("--repeat={}", args.repeat)])
