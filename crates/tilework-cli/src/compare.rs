@@ -35,7 +35,7 @@ use crate::{table, units};
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
-    /// The models (*.onnx), or the traces
+    /// The models (*.onnx), or the traces: files, as every process reads them from their beginning
     #[arg(required = true, value_name = "MODEL|TRACE")]
     inputs: Vec<PathBuf>,
 
