@@ -255,6 +255,7 @@ faults! {
     tiled_on_sim_h200: Kind::Tiled, Sim::h200, usize::MAX;
     tiled_on_sim_d3d12: Kind::Tiled, Sim::d3d12, usize::MAX;
     placed_on_sim_h200: Kind::Placed, Sim::h200, usize::MAX;
+    placed_on_sim_d3d12: Kind::Placed, Sim::d3d12, usize::MAX;
     // 2011 calls of each kind here, 29191 there: a part of them, for all together take about a minute.
     bucketized_on_sim_d3d12: Kind::Bucketized, Sim::d3d12, 700;
     committed_on_sim_h200: Kind::Committed, Sim::h200, 32;
