@@ -2,11 +2,12 @@
 
 use crate::extents::{Extents, FreeRun};
 use crate::heaps::Heaps;
+use crate::runs::LONG_RUN;
 
 /// So many runs are looked at for the ends of a block beyond those whose whole tiles suffice for it.
 const ENDS: usize = 32;
 
-/// And so many that are shorter than a tile, where these do not suffice.
+/// And so many that are shorter than a tile or a mebibyte, where these do not suffice.
 const ENDS_WITHOUT: usize = 256;
 
 /// A short run serves as an end from this length on, grains (256 KiB).
@@ -73,8 +74,8 @@ impl Run {
 /// mapped; or, when free memory does not suffice, how many grains of it could be used.
 ///
 /// The longest runs first, so that pieces are few; the last one from the smallest run that covers what is
-/// missing. `tile`: the length of the shortest heap, or of a tile. Looks at the runs of a tile and more that it takes, or
-/// at all of these where they do not suffice, and at a few hundred others at most.
+/// missing. `tile`: the length of the shortest heap, or of a tile. Looks at the runs of a tile and a mebibyte or more that
+/// it takes, or at all of these where they do not suffice, and at a few hundred others at most.
 ///
 /// # Errors
 /// The grains that could be used, when they do not suffice.
@@ -93,8 +94,14 @@ pub fn compose(extents: &Extents, heaps: &Heaps, len: u32, tile: u32) -> Result<
             runs.push(run);
         }
     }
-    let short = extents.longest_short(LEAST_END).take(ENDS);
-    runs.extend(short.filter_map(|run| Run::new(run, heaps)).filter(|run| run.whole() == 0));
+    // Where tiles are shorter than a long run, short ones hold some: they serve where the others do not suffice.
+    let lacks = tile < LONG_RUN && whole < u64::from(len);
+    let (least, most) = if lacks { (tile, ENDS_WITHOUT) } else { (LEAST_END, ENDS) };
+    let short = extents.longest_short(least).take(most).filter_map(|run| Run::new(run, heaps));
+    for run in short.filter(|run| lacks || run.whole() == 0) {
+        whole += u64::from(run.whole());
+        runs.push(run);
+    }
     let (first, last) = ends(&runs, whole, len, tile)?;
 
     let mut missing = len;
@@ -186,7 +193,11 @@ mod tests {
 
     /// Blocks of so many bytes side by side over heaps of 2 MiB, of which some are freed again.
     fn space(blocks: &[(u64, bool)]) -> (Extents, Heaps) {
-        let (mut extents, mut heaps) = (Extents::new(), Heaps::new(Cut::Heaps));
+        space_cut(Cut::Heaps, blocks)
+    }
+
+    fn space_cut(cut: Cut, blocks: &[(u64, bool)]) -> (Extents, Heaps) {
+        let (mut extents, mut heaps) = (Extents::new(), Heaps::new(cut));
         let len = blocks.iter().map(|&(bytes, _)| crate::grains(bytes) as u32).sum();
         let start = extents.add_region(len).unwrap();
         for part in 0..len / (2 * MIB) {
@@ -233,5 +244,19 @@ mod tests {
         let mib = 1 << 20;
         let (extents, heaps) = space(&[(mib / 2, false), (mib, true), (mib / 2, false), (2 * mib, true)]);
         assert_eq!(compose(&extents, &heaps, 3 * MIB, 2 * MIB), Err(2 * MIB));
+    }
+
+    #[test]
+    fn short_runs_make_up_a_block_where_tiles_are_shorter() {
+        const TILE: u32 = MIB / 16;
+        let half = 1 << 19;
+        let blocks = [(half, false), (half, true)].repeat(8);
+        let (extents, heaps) = space_cut(Cut::Tiles(TILE), &blocks);
+        let pieces = shape(&compose(&extents, &heaps, 3 * MIB, TILE).unwrap());
+        assert_eq!(pieces.len(), 6);
+        assert!(pieces.iter().all(|&(_, len)| len == MIB / 2));
+        assert_eq!(compose(&extents, &heaps, 5 * MIB, TILE), Err(4 * MIB));
+        let (extents, heaps) = space_cut(Cut::Heaps, &blocks);
+        assert_eq!(compose(&extents, &heaps, 3 * MIB, 2 * MIB), Err(MIB / 2), "the end of a heap");
     }
 }
